@@ -1,0 +1,82 @@
+"""Training, validation and test data, and the cut between the first two."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+Samples = Dataset[Any]
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message says what was given and what can be."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three parts of a data set. A sweep reads the first two and leaves the test split alone."""
+
+    train: Samples
+    validation: Samples | None = None
+    test: Samples | None = None
+    source: str = "given"  # where it came from, for people
+
+    def with_validation(self, fraction: float, seed: int) -> "Splits":
+        """The same with a validation split cut from the training data, unless there is one already or `fraction` is 0."""
+        if self.validation is not None or fraction == 0:
+            return self
+        train, validation = stratified_split(self.train, fraction, seed)
+        return Splits(train, validation, self.test, self.source)
+
+
+def stratified_split(dataset: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
+    """Cuts `fraction` off a data set, with the classes in the same proportions; both parts keep the samples' order.
+
+    The same seed gives the same cut. Targets that are no classes are cut without regard to them.
+
+    Raises:
+        DataError: one of the parts would be empty.
+    """
+    size = len(dataset)  # type: ignore[arg-type]
+    classes = _classes_of(dataset, size)
+    generator = np.random.default_rng(seed)
+    taken = _take(classes, round(size * fraction), generator)
+    if len(taken) in (0, size):
+        raise DataError(f"validation={fraction} of {size} samples leaves a part empty; give more data, or validation=0")
+    rest = np.setdiff1d(np.arange(size), taken)
+    return Subset(dataset, rest.tolist()), Subset(dataset, taken.tolist())
+
+
+def _take(classes: "np.ndarray[Any, Any]", num_taken: int, generator: np.random.Generator) -> "np.ndarray[Any, Any]":
+    """Sorted indices of `num_taken` samples: each class gives its share, the largest remainders round up."""
+    names, counts = np.unique(classes, return_counts=True)
+    shares = counts * (num_taken / len(classes))
+    quotas = np.floor(shares).astype(int)
+    by_remainder = np.argsort(-(shares - quotas), kind="stable")
+    quotas[by_remainder[: num_taken - quotas.sum()]] += 1
+    chosen = [
+        generator.permutation(np.flatnonzero(classes == name))[:quota]
+        for name, quota in zip(names, quotas, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def _classes_of(dataset: Samples, size: int) -> "np.ndarray[Any, Any]":
+    """The class of each sample, [N]; all the same where targets are no classes."""
+    targets = targets_of(dataset)
+    if targets is None:
+        targets = [dataset[index][1] for index in range(size)]
+    array = np.asarray(targets)
+    return array if array.ndim == 1 and array.dtype.kind in "biuUS" else np.zeros(size, dtype=int)
+
+
+def targets_of(dataset: Any) -> Any:
+    """All targets at once where the data set has them at hand; None where only its samples tell."""
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
+        return dataset.tensors[1].cpu()
+    if isinstance(dataset, Subset):
+        inner = targets_of(dataset.dataset)
+        return None if inner is None else np.asarray(inner)[np.asarray(dataset.indices)]
+    targets = getattr(dataset, "targets", None)
+    return targets if targets is not None and len(targets) == len(dataset) else None

@@ -1,0 +1,1 @@
+"""Which run is trained where and when."""

@@ -1,0 +1,56 @@
+"""From a sweep file to its Sweep."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from runmanager.launching.sweep import Sweep, SweepError
+from runmanager.tracking.run_dir import project_root
+
+
+def find_sweep_file(name_or_path: str | Path) -> Path:
+    """The file of a sweep: a path, or the name of a file in the project's sweeps/.
+
+    Raises:
+        SweepError: there is no such file; it lists those there are.
+    """
+    path = Path(name_or_path)
+    root = project_root()
+    for candidate in (path, root / "sweeps" / f"{path.name}.py"):
+        if candidate.is_file() and candidate.suffix == ".py":
+            return candidate.resolve()
+    there = ", ".join(sorted(f"sweeps/{file.name}" for file in (root / "sweeps").glob("*.py"))) or "none"
+    raise SweepError(str(name_or_path), [f"there is no file {path}; the sweeps of {root} are: {there}"])
+
+
+def project_of(file: Path) -> Path:
+    """The project that a sweep file belongs to: the folder above its sweeps/, or the nearest one with runs/ or sweeps/."""
+    return file.parent.parent if file.parent.name == "sweeps" else project_root(file.parent)
+
+
+def load_sweep(file: Path) -> Sweep:
+    """Imports a sweep file, the project's folder on the import path, and returns its `sweep`.
+
+    Raises:
+        SweepError: it cannot be imported, or has no Sweep called `sweep`.
+    """
+    root = str(project_of(file))
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    spec = importlib.util.spec_from_file_location(f"sweeps.{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise SweepError(file.stem, [f"{file} cannot be imported; a sweep is a Python file"])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where classes that are made in the file are looked up by name
+    try:
+        spec.loader.exec_module(module)
+    except SweepError:
+        raise
+    except Exception as error:
+        raise SweepError(file.stem, [f"{file} cannot be imported: {type(error).__name__}: {error}"]) from error
+    sweep = getattr(module, "sweep", None)
+    if not isinstance(sweep, Sweep):
+        raise SweepError(
+            file.stem, [f"{file} has no Sweep called 'sweep'; write sweep = Sweep(params=..., trainer=...)"]
+        )
+    return sweep

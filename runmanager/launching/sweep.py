@@ -1,0 +1,167 @@
+"""A Sweep: the grid, what to do with each run, and what it is after."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runmanager.launching.recording import covering, recorded
+from runmanager.space.grid import Run, RunBuilder, grid_faults
+from runmanager.tracking.rows import better_is
+from runmanager.tracking.run_dir import sweep_name_fault
+
+if TYPE_CHECKING:
+    from runmanager.tracking.manager import RunManager
+    from runmanager.training.trainer import Trainer
+
+_TRAINER_METRICS = ("val_loss", "val_accuracy")
+
+
+class SweepError(ValueError):
+    """A sweep that cannot start; the message lists every fault that was found."""
+
+    def __init__(self, name: str | None, faults: Sequence[str]) -> None:
+        lines = "".join("\n  - " + fault.replace("\n", "\n    ") for fault in faults)
+        super().__init__(f"sweep {name or 'without a name'!r} cannot start:{lines}")
+        self.faults = list(faults)
+
+
+class Sweep:
+    """What to try, how each run is trained, and which metric decides.
+
+    It checks itself when made; `launch` checks it again against the trainer, before a folder is made.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Sequence[Any]],
+        *,
+        trainer: "Trainer | None" = None,
+        train: "Callable[[Any, RunManager], Mapping[str, Any] | None] | None" = None,
+        objective: str | None = None,
+        mode: str | None = None,
+        name: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Checks all it is given.
+
+        Args:
+            params: the grid, a dict that lists the values of each parameter.
+            trainer: how a run is trained; or
+            train: a function of the run and of a RunManager that has begun it. A dict that it returns is logged as the
+                run's result.
+            objective: the metric that decides which run is best; a validation metric.
+            mode: 'min' or 'max'; by default told from the objective's name.
+            name: what the sweep is kept under; by default the name of the file that it is made in.
+            seed: what the seed of every run is derived from.
+
+        Raises:
+            SweepError: it lists all that is wrong.
+        """
+        file = sys._getframe(1).f_globals.get("__file__")
+        self.file = Path(file).resolve() if file else None
+        self.name = name if name is not None else (self.file.stem if self.file else None)
+        self.params, self.trainer, self.train = params, trainer, train
+        self.objective, self.seed = objective, seed
+        self.mode = mode or (better_is(objective) if isinstance(objective, str) else None)
+        faults = self._own_faults()
+        if faults:
+            raise SweepError(self.name, faults)
+
+    def _own_faults(self) -> list[str]:
+        faults = [*grid_faults(self.params), *_objective_faults(self.objective, self.mode, self.trainer is not None)]
+        if self.name is None:
+            faults.append("a sweep that is made outside a file has no name; add name='my_sweep'")
+        elif fault := sweep_name_fault(self.name):
+            faults.append(fault)
+        if (self.trainer is None) == (self.train is None):
+            what = (
+                "both trainer= and train= are given"
+                if self.trainer is not None
+                else "neither trainer= nor train= is given"
+            )
+            faults.append(f"{what}; give one: a Trainer, or a function train(run, m)")
+        if self.train is not None and not callable(self.train):
+            faults.append(f"train={self.train!r:.80} cannot be called; give a function train(run, m)")
+        if self.trainer is not None and not hasattr(self.trainer, "settings_twice"):
+            faults.append(
+                f"trainer={self.trainer!r:.80} is no Trainer; write trainer=Trainer(network=..., data=..., ...)"
+            )
+        elif self.trainer is not None and isinstance(self.params, Mapping):
+            twice = self.trainer.settings_twice(self.params)
+            faults += [f"{name} is in the grid and given to the Trainer too; leave it out of one" for name in twice]
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            faults.append(f"seed={self.seed!r:.80} is not a whole number")
+        return faults
+
+    def runs(self) -> list[Run]:
+        """The points of the grid."""
+        return RunBuilder.get_runs(self.params)
+
+    def changed(self, params: Mapping[str, Sequence[Any]], epochs: int | None) -> "Sweep":
+        """The same sweep with other values for some parameters, or with another number of epochs.
+
+        Raises:
+            SweepError: a parameter is not in the grid, or the sweep has no trainer whose epochs could be set.
+        """
+        faults = [f"--set {name}: the grid has {', '.join(self.params)}" for name in params if name not in self.params]
+        if epochs is not None and (self.trainer is None or "epochs" in self.params):
+            owner = "in the grid; use --set epochs=..." if self.trainer is not None else "the train function's own"
+            faults.append(f"--epochs {epochs}: the number of epochs is {owner}")
+        faults += grid_faults(params)
+        if faults:
+            raise SweepError(self.name, faults)
+        trainer = self.trainer.with_epochs(epochs) if self.trainer is not None and epochs is not None else self.trainer
+        other = object.__new__(Sweep)
+        other.__dict__.update(self.__dict__, params={**self.params, **params}, trainer=trainer)
+        return other
+
+    def check(self, project: Path) -> None:
+        """Builds runs as far as it takes to see that nothing is missing and every parameter is read.
+
+        Raises:
+            SweepError: it lists all that is wrong.
+        """
+        if self.trainer is None:
+            return  # what a function reads is only known once it has run
+        faults = _trainer_faults(self.trainer, self.runs(), self.seed, project)
+        if not faults and self.objective and not self.trainer.has_validation(self.runs()[0], self.seed, project):
+            faults = [f"objective={self.objective!r} needs validation data; give the Trainer validation=0.1"]
+        if faults:
+            raise SweepError(self.name, faults)
+
+
+def _trainer_faults(trainer: "Trainer", runs: list[Run], seed: int, project: Path) -> list[str]:
+    """What building the runs tells. A parameter that no run reads is a fault; a `seed` is read by the tool itself."""
+    reads: set[str] = {"seed"}
+    names = runs[0]._fields
+    first, rest = covering(runs)
+    faults = trainer.faults([recorded(run, reads) for run in first], seed, project)
+    for run in rest:  # a parameter may be read in some combinations alone
+        if faults or reads.issuperset(names):
+            break
+        faults = trainer.faults([recorded(run, reads)], seed, project)
+    return faults or [
+        f"{name} is in the grid, but nothing uses it; read run.{name} in the trainer's functions, or leave it out"
+        for name in names
+        if name not in reads
+    ]
+
+
+def _objective_faults(objective: Any, mode: Any, has_trainer: bool) -> list[str]:
+    faults = []
+    if mode not in (None, "min", "max"):
+        faults.append(f"mode={mode!r:.80} is unknown; choose 'min' or 'max'")
+    if objective is None:
+        return (
+            faults if mode is None else [*faults, f"mode={mode!r:.80} needs an objective; add objective='val_accuracy'"]
+        )
+    if not isinstance(objective, str):
+        return [*faults, f"objective={objective!r:.80} is not the name of a metric; write objective='val_accuracy'"]
+    if objective.startswith("test"):
+        faults.append(
+            f"objective={objective!r} reads the test split, which a sweep leaves alone; use a validation metric"
+        )
+    elif has_trainer and objective not in _TRAINER_METRICS:
+        faults.append(f"objective={objective!r} is no validation metric; choose {' or '.join(_TRAINER_METRICS)}")
+    return faults

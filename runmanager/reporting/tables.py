@@ -1,0 +1,172 @@
+"""The results of a sweep and the state of all sweeps, as tables for the terminal or as JSON."""
+
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from runmanager.parameters import encode, number_to_json, short_text, varying
+from runmanager.tracking.history import RunHistory, SweepHistory
+from runmanager.tracking.progress import number_text, seconds_text
+from runmanager.tracking.rows import COMPLETED, FAILED, INTERRUPTED, RUNNING, metrics_to_json
+
+
+class ReportError(ValueError):
+    """What was asked for is not in the results; the message lists what is."""
+
+
+def chosen_runs(history: SweepHistory, sort: str | None, top: int | None) -> list[RunHistory]:
+    """The runs, best first by a metric's best value; those that have none come last, by number.
+
+    Args:
+        history: the sweep.
+        sort: the metric; by default the sweep's objective, and without one the runs stay in the order of their numbers.
+        top: how many.
+
+    Raises:
+        ReportError: there is no such metric, or `top` is below 1.
+    """
+    if top is not None and top < 1:
+        raise ReportError(f"--top {top}: give a whole number of 1 or more")
+    metric = sort or history.objective
+    if sort is not None and sort not in history.metric_names():
+        raise ReportError(f"--sort {sort}: sweep {history.name} has {', '.join(history.metric_names())}")
+    ranked = history.ranked(metric) if metric else []
+    others = [run for run in history.runs if all(run is not one for one in ranked)]
+    return [*ranked, *others][:top]
+
+
+def print_results(
+    history: SweepHistory, sort: str | None = None, top: int | None = None, console: Console | None = None
+) -> None:
+    """Prints a row for each run: the parameters that vary, the last metrics, the best of one and its epoch, how it ended."""
+    console = console or Console()
+    runs = chosen_runs(history, sort, top)
+    metric = sort or history.objective or next((name for name in history.metric_names() if name != "loss"), "loss")
+    varied = varying([run.params for run in history.runs])
+    constant = {name: value for run in history.runs for name, value in run.params.items() if name not in varied}
+    title = f"{history.name}: {len(history.runs)} runs" + (
+        f", best {metric} first" if sort or history.objective else ""
+    )
+    console.print(Text(title, style="bold"))
+    if constant:
+        console.print(Text("all with " + ", ".join(f"{name}={short_text(value)}" for name, value in constant.items())))
+    metrics = [name for name in history.metric_names() if any(name in run.last() for run in runs)]
+    header, rows = _results_rows(runs, metrics, metric, varied)
+    left_out = []
+    while console.is_terminal and metrics and _width(header, rows) > console.width:
+        left_out.append(metrics.pop(0))
+        header, rows = _results_rows(runs, metrics, metric, varied)
+    _print_table(console, header, rows)
+    if left_out:
+        console.print(Text(f"{', '.join(left_out)} left out to fit; --json has everything", style="dim"))
+    _print_errors(console, runs)
+
+
+def _results_rows(
+    runs: list[RunHistory], metrics: list[str], metric: str, varied: list[str]
+) -> tuple[list[str], list[list[str]]]:
+    header = ["run", *varied, *metrics, f"best {metric}", "best epoch", "duration", "status"]
+    rows = []
+    for run in runs:
+        last, best = run.last(), run.best.get(metric)
+        params = [short_text(run.params[name]) if name in run.params else "" for name in varied]
+        numbers = [number_text(last.get(name)) for name in metrics]
+        ending = [
+            number_text(best.value if best else None),
+            str(best.epoch) if best else "",
+            seconds_text(run.run_seconds),
+            run.status,
+        ]
+        rows.append([str(run.number), *params, *numbers, *ending])
+    return header, rows
+
+
+def _width(header: list[str], rows: list[list[str]]) -> int:
+    """How wide a table will be: its headers may break between words, its cells may not."""
+    heads = [max(map(len, name.split())) for name in header]
+    columns: Iterable[tuple[int, ...]] = zip(heads, *([len(cell) for cell in row] for row in rows), strict=True)
+    return len(header) + sum(max(column) for column in columns)
+
+
+def _print_table(console: Console, header: list[str], rows: list[list[str]]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for index, name in enumerate(header):
+        width = max([len(row[index]) for row in rows] + [max(map(len, name.split()))])
+        table.add_column(
+            Text(name), justify="left" if name in ("status", "sweep", "best") else "right", min_width=width
+        )
+    for row in rows:
+        table.add_row(*(Text(cell, no_wrap=True) for cell in row))
+    wide = (
+        console
+        if console.is_terminal
+        else Console(file=console.file, width=max(80, _width(header, rows) + len(header)))
+    )
+    wide.print(table, soft_wrap=False, crop=False)
+
+
+def _print_errors(console: Console, runs: list[RunHistory]) -> None:
+    for run in runs:
+        if run.status == FAILED:
+            console.print(f"run {run.number} failed: {escape(run.error or '')}", highlight=False, soft_wrap=True)
+
+
+def results_json(history: SweepHistory, sort: str | None = None, top: int | None = None) -> str:
+    """The same runs as strict JSON, with all parameters and the best of every metric."""
+    return json.dumps([_run_json(run) for run in chosen_runs(history, sort, top)], indent=1, allow_nan=False)
+
+
+def _run_json(run: RunHistory) -> dict[str, Any]:
+    return {
+        "run": run.number,
+        "status": run.status,
+        "params": {name: encode(value) for name, value in run.params.items()},
+        "epochs_trained": len(run.rows),
+        "run_seconds": run.run_seconds,
+        "last": metrics_to_json(run.last()),
+        "best": {name: {"value": number_to_json(best.value), "epoch": best.epoch} for name, best in run.best.items()},
+        "error": run.error,
+        "folder": run.folder,
+    }
+
+
+def print_status(histories: list[SweepHistory], console: Console | None = None) -> None:
+    """Prints a line for each sweep, then each run that is under way, was interrupted or failed."""
+    console = console or Console()
+    header = ["sweep", "runs", COMPLETED, RUNNING, INTERRUPTED, FAILED, "best"]
+    rows = []
+    for history in histories:
+        counts = [str(history.count(status) or "") for status in (COMPLETED, RUNNING, INTERRUPTED, FAILED)]
+        rows.append([history.name, str(len(history.runs)), *counts, _best_text(history)])
+    _print_table(console, header, rows)
+    for history in histories:
+        for run in history.runs:
+            if run.status != COMPLETED:
+                console.print(
+                    f"{history.name} run {run.number} {_state_text(run)}", highlight=False, markup=False, soft_wrap=True
+                )
+        for folder in history.unreadable:
+            console.print(
+                f"{history.name}: {folder} has no readable run.json", highlight=False, markup=False, soft_wrap=True
+            )
+
+
+def _best_text(history: SweepHistory) -> str:
+    best = history.best
+    if best is None or history.objective is None:
+        return ""
+    return f"{history.objective} {number_text(best.score(history.objective))} (run {best.number})"
+
+
+def _state_text(run: RunHistory) -> str:
+    params = ", ".join(f"{name}={short_text(value)}" for name, value in run.params.items())
+    age = f", begun {seconds_text(max(0.0, time.time() - run.began))} ago" if run.began else ""
+    damaged = f", {run.num_bad_lines} damaged lines in its journal" if run.num_bad_lines else ""
+    error = f": {run.error}" if run.error else ""
+    return f"({params}) {run.status} after {len(run.rows)} epochs{age}{damaged}{error}"

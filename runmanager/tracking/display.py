@@ -1,0 +1,173 @@
+"""What is shown while runs are trained: a live table in a terminal and in a notebook, plain lines anywhere else."""
+
+import html
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from runmanager.tracking.exits import notebook_shell
+from runmanager.tracking.progress import Progress, ShownRun, number_text, seconds_text
+from runmanager.tracking.rows import COMPLETED, EpochRow, RunEnd
+from runmanager.tracking.writers import Member, Writer
+
+_REFRESH_SECONDS = 0.25
+
+
+def make_display(progress: Progress | None = None) -> Writer:
+    """The display that fits where the output goes."""
+    progress = progress or Progress()
+    if notebook_shell() is not None:
+        return NotebookDisplay(progress)
+    if sys.stdout is not None and sys.stdout.isatty():
+        return TerminalDisplay(progress)
+    return PlainDisplay(progress)
+
+
+class PlainDisplay(Writer):
+    """A line for each epoch and for each run's end: for pipes, logs and CI."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def begin(self, member: Member) -> None:  # noqa: D102 (see Writer)
+        run = self._progress.begin(member)
+        print(f"run {run.number}: {run.params_text()}".rstrip(": "), flush=True)
+
+    def epoch(self, member: Member, row: EpochRow) -> None:  # noqa: D102
+        run = self._progress.epoch(row)
+        values = "  ".join(f"{name} {number_text(value)}" for name, value in run.values.items())
+        print(f"  epoch {self._progress.epoch_text(run)}  {values}  {seconds_text(row.epoch_seconds)}", flush=True)
+
+    def end(self, member: Member, end: RunEnd) -> None:  # noqa: D102
+        run = self._progress.end(member, end)
+        print(f"{ending_text(run)} · {self._progress.summary()}", flush=True)
+
+
+def ending_text(run: ShownRun) -> str:
+    """How a run ended; when badly, with its parameters and its error."""
+    if run.status == COMPLETED:
+        return f"run {run.number} completed in {seconds_text(run.seconds)}"
+    return f"run {run.number} {run.status} after {seconds_text(run.seconds)} ({run.params_text()}): {run.error}"
+
+
+def table_of(progress: Progress) -> tuple[list[str], list[list[str]]]:
+    """The live table's header and rows, all text."""
+    metrics = list(dict.fromkeys(name for run in progress.shown for name in run.values))
+    params = list(dict.fromkeys(name for run in progress.shown for name in run.params))
+    rows = [
+        [
+            str(run.number),
+            run.status,
+            progress.epoch_text(run),
+            *(number_text(run.values.get(name)) for name in metrics),
+            seconds_text(run.seconds),
+            *(run_param(run, name) for name in params),
+        ]
+        for run in progress.shown
+    ]
+    return ["run", "status", "epoch", *metrics, "duration", *params], rows
+
+
+def run_param(run: ShownRun, name: str) -> str:
+    """A parameter's cell."""
+    from runmanager.parameters import short_text
+
+    return short_text(run.params[name]) if name in run.params else ""
+
+
+class TerminalDisplay(Writer):
+    """A live table by rich. What the user's own code prints scrolls above it.
+
+    Of a sweep, one table stays to the end. A hand-written loop never says when it is over, so there the table goes when
+    its run ends, and a line takes its place.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._live: Any = None
+
+    def begin(self, member: Member) -> None:  # noqa: D102
+        self._progress.begin(member)
+        if self._live is None:
+            from rich.live import Live
+
+            whole_sweep = self._progress.num_runs is not None
+            self._live = Live(
+                get_renderable=self._render, transient=not whole_sweep, refresh_per_second=1 / _REFRESH_SECONDS
+            )
+            self._live.start()
+
+    def epoch(self, member: Member, row: EpochRow) -> None:  # noqa: D102
+        self._progress.epoch(row)
+
+    def end(self, member: Member, end: RunEnd) -> None:  # noqa: D102
+        run = self._progress.end(member, end)
+        if self._progress.num_runs is None:
+            self.close()
+            print(f"{ending_text(run)} · {self._progress.summary()}")
+        elif run.status != COMPLETED:
+            self._live.console.print(ending_text(run), markup=False, highlight=False)
+
+    def close(self) -> None:  # noqa: D102
+        if self._live is not None:
+            live, self._live = self._live, None
+            live.stop()
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        header, rows = table_of(self._progress)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in header:
+            table.add_column(Text(name), justify="left" if name == "status" else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        return Group(table, Text(self._progress.summary(), style="bold"))
+
+
+class NotebookDisplay(Writer):
+    """A live table in the cell that trains, updated in place: the cell's other output stays."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._handle: Any = None
+        self._cell: int | None = None
+        self._shown_at = 0.0
+
+    def begin(self, member: Member) -> None:  # noqa: D102
+        self._progress.begin(member)
+        self._show(at_once=True)
+
+    def epoch(self, member: Member, row: EpochRow) -> None:  # noqa: D102
+        self._progress.epoch(row)
+        self._show(at_once=False)
+
+    def end(self, member: Member, end: RunEnd) -> None:  # noqa: D102
+        run = self._progress.end(member, end)
+        self._show(at_once=True)
+        if run.status != COMPLETED:
+            print(ending_text(run))
+
+    def _show(self, *, at_once: bool) -> None:
+        now = time.monotonic()
+        if not at_once and now - self._shown_at < _REFRESH_SECONDS:
+            return
+        self._shown_at = now
+        display: Callable[..., Any] = sys.modules["IPython"].display.display
+        page = sys.modules["IPython"].display.HTML(self._html())
+        shell = notebook_shell()
+        cell = shell.execution_count if shell is not None else None
+        if self._handle is None or cell != self._cell:
+            self._handle, self._cell = display(page, display_id=True), cell
+        else:
+            self._handle.update(page)
+
+    def _html(self) -> str:
+        header, rows = table_of(self._progress)
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        summary = html.escape(self._progress.summary())
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{summary}</p>"

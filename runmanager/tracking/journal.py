@@ -1,0 +1,141 @@
+"""The journal: one run's records, one line each, checksummed, only ever appended to.
+
+A line is strict JSON and ends in its own checksum: `{"seq":3,"kind":"epoch",…,"crc":"0a1b2c3d"}` and a line feed. The CRC-32 is
+taken over all before `,"crc"`. Lines are split on the byte `\\n` alone.
+"""
+
+import json
+import os
+import re
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from runmanager.tracking.errors import StorageError
+from runmanager.tracking.files import SyncedFile
+
+_TAIL = re.compile(rb',"crc":"([0-9a-f]{8})"\}$')
+_TAIL_SIZE = len(b',"crc":"00000000"}')
+
+Record = dict[str, Any]
+
+
+def encode_line(record: Record) -> bytes:
+    """One journal line. Floats that JSON has no literal for must have been spelled out before."""
+    try:
+        body = orjson.dumps(record)
+    except TypeError:  # a lone surrogate, or an integer beyond 64 bits
+        body = json.dumps(record, allow_nan=False, separators=(",", ":")).encode("ascii")
+    return b'%s,"crc":"%08x"}\n' % (body[:-1], zlib.crc32(body[:-1]))
+
+
+def decode_line(line: bytes) -> Record | None:
+    """The record of one line (without its line feed), or None when the line is damaged."""
+    match = _TAIL.search(line)
+    body = line[:-_TAIL_SIZE]
+    if match is None or int(match[1], 16) != zlib.crc32(body):
+        return None
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:  # what only Python's own parser takes: lone surrogates, integers beyond 64 bits
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return None
+    return record if isinstance(record, dict) and isinstance(record.get("seq"), int) else None
+
+
+@dataclass
+class JournalContent:
+    """What a journal holds."""
+
+    records: list[Record] = field(default_factory=list)
+    num_bad_lines: int = 0
+
+
+def read_journal(path: Path) -> JournalContent:
+    """All sound records in their order, each once. Damaged, doubled and misplaced lines are counted; nothing is written."""
+    content = JournalContent()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return content
+    *lines, tail = data.split(b"\n")
+    content.num_bad_lines = int(bool(tail))
+    by_seq: dict[int, Record] = {}
+    last = 0
+    for line in lines:
+        record = decode_line(line)
+        in_order = record is not None and record["seq"] > last
+        content.num_bad_lines += not in_order and line != b""  # a blank line is what a mended tail may leave
+        if record is not None:
+            last = max(last, record["seq"])
+            by_seq.setdefault(record["seq"], record)
+    content.records = [by_seq[seq] for seq in sorted(by_seq)]
+    return content
+
+
+class Journal:
+    """The one writer of a run's journal."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the journal, or begins it.
+
+        A torn last line is closed with a line feed first, so that it hides only itself.
+
+        Raises:
+            StorageError: the file cannot be opened or mended.
+        """
+        self.path = path
+        self._seq = max((record["seq"] for record in read_journal(path).records), default=0)
+        try:
+            self._file = SyncedFile(path)
+            if not _ends_in_line_feed(path):
+                self._file.append(b"\n")
+        except OSError as error:
+            raise storage_error(path, error) from error
+
+    def append(self, kind: str, fields: Record, *, sync: bool = False) -> None:
+        """Adds a record; when this returns, another process can read it even if this one is killed.
+
+        Args:
+            sync: wait until it would also outlive a power cut; without it, that takes up to a second.
+
+        Raises:
+            StorageError: it could not be written; the journal is as it was before.
+        """
+        line = encode_line({"seq": self._seq + 1, "kind": kind, **fields})
+        try:
+            self._file.append(line)
+            self._seq += 1
+            if sync:
+                self._file.sync()
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+
+def _ends_in_line_feed(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """The same failure, saying which file and what to do."""
+    return StorageError(
+        error.errno,
+        f"{error.strerror or error}; what was recorded before is kept. Free some space or mend the folder, then launch again",
+        str(path),
+    )

@@ -1,0 +1,437 @@
+"""The RunManager: times and accumulates for a group of runs, and makes their epoch rows. It is the only one that does."""
+
+import os
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from runmanager.parameters import ROW_COLUMNS, identity, params_of
+from runmanager.tracking import exits
+from runmanager.tracking.batches import BatchSizes, batch_length
+from runmanager.tracking.display import make_display
+from runmanager.tracking.errors import CallOrderError, EmptyEpochError, StorageError
+from runmanager.tracking.files import replace_text
+from runmanager.tracking.journal import Journal
+from runmanager.tracking.meters import Accuracy, Mean
+from runmanager.tracking.owner import this_process
+from runmanager.tracking.plan import describe
+from runmanager.tracking.results import ResultsWriter, epoch_tables
+from runmanager.tracking.rows import (
+    COMPLETED,
+    FAILED,
+    INTERRUPTED,
+    EpochRow,
+    Metrics,
+    RunEnd,
+    check_metric_names,
+    metrics_to_json,
+    plain_number,
+    update_best,
+)
+from runmanager.tracking.run_dir import RunDir, SweepDir, project_root
+from runmanager.tracking.writers import Member, Writer, Writers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+_MAX_ERROR = 100_000  # characters of a traceback that are kept, from its end
+
+
+@dataclass
+class _Tracked:
+    """A member of the group, with what only its manager touches."""
+
+    member: Member
+    journal: Journal
+    rows: list[EpochRow]
+
+
+class _Epoch:
+    """An epoch under way: its sums, one value per member, and its clock."""
+
+    def __init__(self, number: int, size: int) -> None:
+        self.number = number  # counted from 1
+        self.loss, self.accuracy = Mean(size), Accuracy(size)
+        self.metrics: list[Metrics] = [{} for _ in range(size)]
+        self.num_batches = 0
+        self.began = time.perf_counter()
+
+
+class RunManager:
+    """Tracks runs, one after another: `begin_run`, then epochs, then `end_run`.
+
+    What a call recorded is on disk when it returns. Rows go to the run's journal first, then to the results tables,
+    TensorBoard and the screen; what goes wrong there is a warning and never fails the run.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        root: str | Path | None = None,
+        tensorboard: bool = True,
+        histograms_every: int = 1,
+        quiet: bool = False,
+        writers: Sequence[Writer] = (),
+    ) -> None:
+        """Makes nothing on disk; the first `begin_run` does.
+
+        Args:
+            name: what the runs are kept under: `runs/<name>` and `results/<name>.csv`. Without one, the date and time.
+            root: the project's folder; by default the nearest one, from here upwards, that has runs/ or sweeps/.
+            tensorboard: whether to write TensorBoard logs.
+            histograms_every: epochs from one set of histograms to the next; 0 for none.
+            quiet: show nothing.
+            writers: where else rows go.
+
+        Raises:
+            ValueError: the name cannot be a folder's.
+        """
+        where = project_root() if root is None else Path(root).resolve()
+        self._sweep_dir = SweepDir(where, name or _free_name(where))
+        chosen: list[Writer] = [ResultsWriter(self._sweep_dir)]
+        if tensorboard:
+            from runmanager.tracking.tensorboard import TensorBoardWriter
+
+            chosen.append(TensorBoardWriter(histograms_every))
+        if not quiet:
+            chosen.append(make_display())
+        self._writers = Writers([*chosen, *writers])
+        self._group: list[_Tracked] = []
+        self._rows: list[tuple[dict[str, Any], list[EpochRow]]] = []
+        self._begun: dict[str, int] = {}  # how often each configuration was begun here
+        self._runs_by_id: dict[str, RunDir] | None = None
+        self._modes: Mapping[str, str] = {}  # which way the sweep's objective improves
+        self._epoch: _Epoch | None = None
+        self._sizes = BatchSizes(None)
+        self._num_epochs = self._num_steps = 0  # of the run
+        self._run_began = 0.0
+
+    @property
+    def name(self) -> str:
+        """What the runs are kept under."""
+        return self._sweep_dir.name
+
+    def begin_run(self, run: Any, network: "Module | None" = None, loader: Any = None) -> "RunManager":
+        """Begins a run.
+
+        Args:
+            run: a named tuple of hyperparameters, as `RunBuilder.get_runs` makes them.
+            network: whose graph, parameters and gradients TensorBoard shows.
+            loader: whose images TensorBoard shows, and whose batch sizes weigh the loss.
+
+        Raises:
+            CallOrderError: the run before was not ended; it is marked failed, so that the next call can begin.
+            ParameterError: a parameter cannot be recorded.
+            StorageError: the run's folder cannot be made.
+        """
+        self._close_abandoned()
+        params = params_of(run)
+        replicate = self._begun.get(identity(params), 0) + 1
+        self._begun[identity(params)] = replicate
+        self._begin(params, replicate=replicate)
+        if network is not None or loader is not None:
+            self.watch(network, loader)
+        return self
+
+    @contextmanager
+    def tracking(self, run: Any, *, number: int | None = None, seed: int | None = None) -> Iterator["RunManager"]:
+        """Tracks a run that is trained inside the `with`: ended when it is left, failed when that is by an exception.
+
+        Args:
+            number: the run's number in its sweep; by default the next free one.
+            seed: what the run's random numbers come from, to be recorded.
+        """
+        self._close_abandoned()
+        self._begin(params_of(run), number=number, seed=seed)
+        try:
+            yield self
+            self.end_run()
+        except BaseException as error:
+            self.abandon(error)
+            raise
+
+    def _begin(
+        self, params: dict[str, Any], *, number: int | None = None, seed: int | None = None, replicate: int = 1
+    ) -> None:
+        run_dir = self._run_dir(params, number, seed, replicate)
+        content = run_dir.read_journal()
+        attempt = 1 + sum(record["kind"] == "begin" for record in content.records)
+        if attempt > 1:
+            run_dir.set_events_aside()
+        journal = run_dir.open_journal()
+        journal.append("begin", {"attempt": attempt, "time": time.time(), "owner": this_process()})
+        member = Member(run_dir.number, params, run_dir, attempt)
+        rows: list[EpochRow] = []
+        self._rows.append((params, rows))
+        self._group = [_Tracked(member, journal, rows)]
+        self._sizes = BatchSizes(None)
+        self._num_epochs = self._num_steps = 0
+        exits.watch(self)
+        self._writers.begin(member)
+        self._run_began = time.perf_counter()
+
+    def _run_dir(self, params: dict[str, Any], number: int | None, seed: int | None, replicate: int) -> RunDir:
+        """The folder that the run has, or a new one."""
+        if self._runs_by_id is None:
+            self._sweep_dir.make()
+            plan = self._sweep_dir.read_plan()
+            if not plan:
+                self._sweep_dir.write_plan(describe(self._sweep_dir))
+            if plan.get("objective"):
+                self._modes = {plan["objective"]: plan["mode"]}
+            self._runs_by_id = self._sweep_dir.runs_by_id()
+        run_id = identity(params, replicate)[:12]
+        known = self._runs_by_id.get(run_id)
+        if known is not None and known.read_run() is not None:
+            return known
+        if number is None:
+            number = known.number if known else 1 + max((run.number for run in self._runs_by_id.values()), default=0)
+        run_dir = self._sweep_dir.make_run(number, params, seed, replicate)
+        self._runs_by_id[run_id] = run_dir
+        return run_dir
+
+    def watch(self, network: "Module | None", loader: Any = None) -> None:
+        """Says which network and loader the run has; `begin_run` does so when it is given them.
+
+        Raises:
+            CallOrderError: no run is open.
+        """
+        self._need_run("watch()")
+        self._sizes = BatchSizes(loader)
+        for tracked in self._group:
+            tracked.member.network, tracked.member.loader = network, loader
+            self._writers.watch(tracked.member)
+        if self._epoch is None and self._num_epochs == 0:
+            self._run_began = time.perf_counter()  # the run's clock leaves out what TensorBoard has just cost
+
+    def begin_epoch(self) -> None:
+        """Begins an epoch and its clock.
+
+        Raises:
+            CallOrderError: no run is open, or the epoch before was not ended.
+        """
+        self._need_run("begin_epoch()")
+        if self._epoch is not None:
+            raise CallOrderError(f"begin_epoch(): epoch {self._epoch.number} is still open; end_epoch() is missing")
+        self._epoch = _Epoch(self._num_epochs + 1, len(self._group))
+
+    def track_loss(self, loss: "Tensor | float", batch: Any = None) -> None:
+        """Adds a batch's mean loss, weighted by the samples in the batch. Does not wait for the device.
+
+        Args:
+            loss: the mean over the batch, shape [].
+            batch: what the loader gave, or its images. Without it the loader's settings tell how many samples there are.
+
+        Raises:
+            CallOrderError: no epoch is open.
+            UnknownBatchSizeError: the loader does not tell; pass the batch.
+        """
+        epoch = self._epoch or self._refuse_outside_epoch("track_loss()")
+        num_samples = self._sizes.size_of(epoch.num_batches) if batch is None else batch_length(batch)
+        epoch.loss.add(loss, num_samples)
+        epoch.num_batches += 1
+
+    def track_num_correct(self, preds: "Tensor", labels: "Tensor") -> None:
+        """Adds a batch's right predictions: `preds` [N, C] are scores, `labels` [N] classes. Does not wait for the device.
+
+        Raises:
+            CallOrderError: no epoch is open.
+            MetricError: the shapes do not fit.
+        """
+        epoch = self._epoch or self._refuse_outside_epoch("track_num_correct()")
+        epoch.accuracy.add(preds, labels)
+
+    def log(self, **metrics: Any) -> None:
+        """Records metrics: of the epoch under way, or of the run when none is. On disk when the call returns.
+
+        Raises:
+            CallOrderError: no run is open.
+            MetricError: a value is no number, or a name is a column's or a parameter's.
+        """
+        self._need_run("log()")
+        epoch = self._epoch
+        for index, (tracked, numbers) in enumerate(self._checked("log", metrics)):
+            fields = {"epoch": epoch.number if epoch else None, "metrics": metrics_to_json(numbers)}
+            tracked.journal.append("log", fields)
+            if epoch:
+                epoch.metrics[index].update(numbers)
+            else:
+                tracked.member.metrics.update(numbers)
+                self._writers.log(tracked.member, numbers)
+
+    def log_step(self, **scalars: Any) -> None:
+        """Records scalars of one step; steps are counted from 1 over the whole run. On disk when the call returns.
+
+        Raises:
+            CallOrderError: no run is open.
+            MetricError: a value is no number, or a name is a column's or a parameter's.
+        """
+        self._need_run("log_step()")
+        self._num_steps += 1
+        epoch = self._epoch.number if self._epoch else None
+        for tracked, numbers in self._checked("log_step", scalars):
+            fields = {"epoch": epoch, "step": self._num_steps, "scalars": metrics_to_json(numbers)}
+            tracked.journal.append("step", fields)
+            self._writers.step(tracked.member, self._num_steps, numbers)
+
+    def _checked(self, call: str, values: Mapping[str, Any]) -> list[tuple[_Tracked, Metrics]]:
+        """The values as plain numbers, for each member."""
+        checked = []
+        for tracked in self._group:
+            check_metric_names(call, values, tracked.member.params)
+            checked.append((tracked, {name: plain_number(call, name, value) for name, value in values.items()}))
+        return checked
+
+    def end_epoch(self) -> None:
+        """Ends the epoch: makes its row, which is on disk when the call returns.
+
+        Raises:
+            CallOrderError: no epoch is open.
+            EmptyEpochError: nothing was tracked in it.
+            StorageError: the row cannot be written.
+        """
+        epoch = self._epoch or self._refuse_outside_epoch("end_epoch()")
+        losses, accuracies = epoch.loss.compute(), epoch.accuracy.compute()
+        now = time.perf_counter()  # read after the copies above, which waited for the device
+        if losses is None and accuracies is None and not any(epoch.metrics):
+            raise EmptyEpochError("no batch was tracked; call track_loss(loss) between begin_epoch() and end_epoch()")
+        self._epoch, self._num_epochs = None, epoch.number
+        for index, tracked in enumerate(self._group):
+            loss, accuracy = losses[index] if losses else None, accuracies[index] if accuracies else None
+            seconds, run_seconds = now - epoch.began, now - self._run_began
+            number, metrics = tracked.member.number, epoch.metrics[index]
+            self._take(tracked, EpochRow(number, epoch.number, loss, accuracy, seconds, run_seconds, metrics))
+
+    def _take(self, tracked: _Tracked, row: EpochRow) -> None:
+        """Hands a row to all who keep it; the journal first."""
+        tracked.journal.append("epoch", row.record())
+        tracked.rows.append(row)
+        member, values = tracked.member, row.values()
+        member.epoch = row.epoch
+        member.last.update(values)
+        for name, value in values.items():
+            update_best(member.best, name, value, row.epoch, self._modes)
+        self._writers.epoch(member, row)
+
+    def end_run(self) -> None:
+        """Ends the run well. It is on disk, and outlives a power cut, when the call returns.
+
+        Raises:
+            CallOrderError: no run is open, or an epoch still is.
+            StorageError: the end cannot be written.
+        """
+        self._need_run("end_run()")
+        if self._epoch is not None:
+            raise CallOrderError(f"end_run(): epoch {self._epoch.number} is still open; end_epoch() is missing")
+        self._end(COMPLETED)
+
+    def abandon(self, error: BaseException | None) -> None:
+        """Ends the run badly, if one is open: failed by `error`, or interrupted by Ctrl-C or by the end of the program."""
+        if not self._group:
+            return
+        if error is None:
+            self._end(INTERRUPTED, "the program ended before end_run()")
+        elif isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self._end(INTERRUPTED, type(error).__name__)
+        else:
+            self._end(FAILED, _one_line(error), "".join(traceback.format_exception(error))[-_MAX_ERROR:])
+
+    def _end(self, status: str, error: str | None = None, trace: str | None = None) -> None:
+        """The one door by which a run leaves."""
+        group, self._group, self._epoch = self._group, [], None
+        exits.unwatch(self)
+        end = RunEnd(status, time.perf_counter() - self._run_began, error, trace)
+        fields = {"status": status, "run_seconds": end.run_seconds, "error": _safe(error), "traceback": _safe(trace)}
+        failure: StorageError | None = None
+        for tracked in group:
+            try:
+                tracked.journal.append("end", fields, sync=True)
+                tracked.journal.close()
+            except StorageError as storage_error:
+                failure = storage_error
+            self._writers.end(tracked.member, end)
+        if failure and status == COMPLETED:
+            raise failure
+
+    def _close_abandoned(self) -> None:
+        """Closes a run that its loop left open, before the next one begins.
+
+        A loop that was left in the middle of an epoch was left by an exception that somebody caught: the run failed, and the
+        next one may begin. Between epochs it may as well be that `end_run()` was forgotten, which must be said.
+
+        Raises:
+            CallOrderError: `end_run()` is missing.
+        """
+        if not self._group:
+            return
+        number = self._group[0].member.number
+        if self._epoch is not None:
+            self._end(FAILED, f"the loop left epoch {self._epoch.number} before end_epoch()")
+            return
+        self._end(FAILED, "the loop began another run before end_run()")
+        raise CallOrderError(
+            f"begin_run(): run {number} is still open; end_run() is missing. It is marked failed with all its rows kept; "
+            "call begin_run() again to go on"
+        )
+
+    def _need_run(self, call: str) -> None:
+        if not self._group:
+            raise CallOrderError(f"{call}: no run is open; begin_run(run, network, loader) is missing")
+
+    def _refuse_outside_epoch(self, call: str) -> NoReturn:
+        self._need_run(call)
+        raise CallOrderError(f"{call}: no epoch is open; begin_epoch() is missing")
+
+    @property
+    def run_data(self) -> list["OrderedDict[str, Any]"]:
+        """The rows so far, one dict per run and epoch, by column: results first, then metrics, then parameters."""
+        data = []
+        for params, rows in self._rows:
+            for row in rows:
+                numbers = (row.run, row.epoch, row.loss, row.accuracy, row.epoch_seconds, row.run_seconds)
+                data.append(OrderedDict(zip(ROW_COLUMNS, numbers, strict=True)) | row.metrics | params)
+        return data
+
+    def save(self, file_name: str | os.PathLike[str]) -> None:
+        """Writes the rows of this manager to `<file_name>.csv` and `<file_name>.json`, here and whole.
+
+        The tables in results/ are current without it.
+
+        Raises:
+            OSError: a file cannot be written; an older one is kept.
+        """
+        text_csv, text_json = epoch_tables(self._rows)
+        path = Path(file_name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path.with_name(f"{path.name}.csv"), text_csv)
+        replace_text(path.with_name(f"{path.name}.json"), text_json)
+
+    def close(self) -> None:
+        """Lets go of files and of the screen; an open run is marked interrupted."""
+        self.abandon(None)
+        self._writers.close()
+
+
+def _free_name(root: Path) -> str:
+    """The date and time, with a number behind it where that is taken."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    names = (stamp if number == 1 else f"{stamp}_{number}" for number in range(1, 10_000))
+    return next(name for name in names if not (root / "runs" / name).exists())
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:1000]}" if text else type(error).__name__
+
+
+def _safe(text: str | None) -> str | None:
+    """Text that UTF-8 can hold: a lone surrogate, as file names may have, is written out."""
+    return text if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")

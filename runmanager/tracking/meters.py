@@ -1,0 +1,99 @@
+"""Sums over the batches of an epoch, kept where the values are: nothing here waits for a device before `compute`."""
+
+from typing import TYPE_CHECKING, Any
+
+from runmanager.tracking.errors import MetricError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Mean:
+    """Mean over samples of a batch statistic, one value per member of the group.
+
+    The sum is taken in float64 where the device has it, on the device, so `add` never waits for the GPU.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size  # K
+        self.num_samples = 0
+        self._total: Any = None  # [K], or [] for K = 1; on the device of the first value
+
+    def add(self, batch_mean: "Tensor | float", num_samples: int) -> None:
+        """Adds one batch; `batch_mean` has shape [] or [K], and may be a plain number for K = 1.
+
+        Raises:
+            MetricError: the shape is another one.
+        """
+        if isinstance(batch_mean, (int, float)):
+            self._total = batch_mean * num_samples + (0.0 if self._total is None else self._total)
+        elif self._total is None:
+            self._check(batch_mean)
+            self._total = _in_double(batch_mean.detach()) * num_samples
+        elif isinstance(self._total, float):
+            self._total = self._total + _in_double(batch_mean.detach()) * num_samples
+        else:
+            self._total.add_(batch_mean.detach(), alpha=num_samples)
+        self.num_samples += num_samples
+
+    def _check(self, batch_mean: "Tensor") -> None:
+        if batch_mean.numel() != self.size:
+            raise MetricError(
+                f"the loss has shape {list(batch_mean.shape)}; pass its mean over the batch, shape []"
+                f"{f' or [{self.size}]' if self.size > 1 else ''}"
+            )
+
+    def compute(self) -> list[float] | None:
+        """The mean so far of each member, or None when nothing was added. Waits for the device."""
+        if self._total is None or self.num_samples == 0:
+            return None
+        sums = [self._total] if isinstance(self._total, float) else self._total.reshape(-1).tolist()
+        return [total / self.num_samples for total in sums]
+
+
+class Accuracy:
+    """Share of right predictions, one value per member of the group. `add` never waits for the GPU."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size  # K
+        self.num_labels = 0
+        self._num_correct: Any = None  # [K], or [] for K = 1
+
+    def add(self, preds: "Tensor", labels: "Tensor") -> None:
+        """Adds one batch of `labels` [N, ...] and `preds`: scores [N, C, ...], or classes of the labels' shape.
+
+        For K > 1 both have a first dimension of K.
+
+        Raises:
+            MetricError: the shapes do not fit.
+        """
+        hits = self._hits(preds.detach(), labels)
+        num_correct = hits.sum() if self.size == 1 else hits.reshape(self.size, -1).sum(1)
+        if self._num_correct is None:
+            self._num_correct = num_correct
+        else:
+            self._num_correct.add_(num_correct)
+        self.num_labels += labels.numel() // self.size
+
+    def _hits(self, preds: "Tensor", labels: "Tensor") -> "Tensor":
+        classes_at = 1 if self.size == 1 else 2
+        if preds.ndim == labels.ndim + 1 and preds.ndim > classes_at:
+            preds = preds.argmax(dim=classes_at)
+        elif preds.is_floating_point():
+            raise MetricError(
+                f"preds has shape {list(preds.shape)} and labels {list(labels.shape)}; "
+                "pass scores [N, C] with labels [N], or predicted classes as integers"
+            )
+        if preds.shape != labels.shape:
+            raise MetricError(f"preds give classes of shape {list(preds.shape)}, but labels have {list(labels.shape)}")
+        return preds.eq(labels)
+
+    def compute(self) -> list[float] | None:
+        """The accuracy so far of each member, or None when nothing was added. Waits for the device."""
+        if self._num_correct is None or self.num_labels == 0:
+            return None
+        return [count / self.num_labels for count in self._num_correct.reshape(-1).tolist()]
+
+
+def _in_double(value: "Tensor") -> "Tensor":
+    return value.float() if value.device.type == "mps" else value.double()  # mps has no float64

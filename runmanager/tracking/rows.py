@@ -1,0 +1,171 @@
+"""The plain data that a tracked run leaves: epoch rows, and how it ended."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from runmanager.parameters import RESERVED_NAMES, ROW_COLUMNS, number_from_json, number_to_json
+from runmanager.tracking.errors import MetricError
+
+COMPLETED, FAILED, INTERRUPTED, RUNNING = "completed", "failed", "interrupted", "running"
+"""What a run's status may be. Only a record says completed or failed; running needs a living owner."""
+
+_SMALLER_IS_BETTER = (
+    "loss",
+    "error",
+    "err",
+    "mae",
+    "mse",
+    "rmse",
+    "perplexity",
+    "nll",
+    "seconds",
+    "time",
+    "distance",
+    "regret",
+)
+_TAKEN = (RESERVED_NAMES - {"val_loss", "val_accuracy"}) | set(ROW_COLUMNS)
+
+Number = float | int
+Metrics = dict[str, Number]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """One run, one epoch."""
+
+    run: int  # the run's number
+    epoch: int  # counted from 1
+    loss: float | None  # mean over the samples seen; None when none was tracked
+    accuracy: float | None
+    epoch_seconds: float
+    run_seconds: float  # since the run began
+    metrics: Metrics = field(default_factory=dict)
+
+    def values(self) -> Metrics:
+        """Loss, accuracy and the metrics by name, those that there are."""
+        named = {"loss": self.loss, "accuracy": self.accuracy, **self.metrics}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def record(self) -> dict[str, Any]:
+        """The row as strict JSON."""
+        return {
+            "epoch": self.epoch,
+            "loss": number_to_json(self.loss),
+            "accuracy": number_to_json(self.accuracy),
+            "epoch_seconds": self.epoch_seconds,
+            "run_seconds": self.run_seconds,
+            "metrics": metrics_to_json(self.metrics),
+        }
+
+    @classmethod
+    def from_record(cls, run: int, record: Mapping[str, Any]) -> "EpochRow":
+        """The row behind `record`."""
+        return cls(
+            run,
+            record["epoch"],
+            number_from_json(record["loss"]),
+            number_from_json(record["accuracy"]),
+            record["epoch_seconds"],
+            record["run_seconds"],
+            metrics_from_json(record["metrics"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run ended, and why."""
+
+    status: str
+    run_seconds: float
+    error: str | None = None  # one line
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best value of a metric, and the epoch that had it."""
+
+    value: Number
+    epoch: int
+
+
+def better_is(metric: str) -> str:
+    """'min' or 'max': which way a metric improves, told from its name where nobody has said so.
+
+    A part of the name like loss, error, mse or seconds means smaller; anything else means larger.
+    """
+    return (
+        "min"
+        if any(part in _SMALLER_IS_BETTER for part in metric.lower().replace("/", "_").replace("-", "_").split("_"))
+        else "max"
+    )
+
+
+def improves(value: Number, best: Number | None, mode: str) -> bool:
+    """Whether `value` beats `best`. NaN and infinities never do."""
+    if not math.isfinite(value):
+        return False
+    return best is None or (value < best if mode == "min" else value > best)
+
+
+def best_of(rows: Iterable[EpochRow], modes: Mapping[str, str]) -> dict[str, Best]:
+    """The best of each metric over a run's rows; a metric that was never finite has none."""
+    best: dict[str, Best] = {}
+    for row in rows:
+        for name, value in row.values().items():
+            update_best(best, name, value, row.epoch, modes)
+    return best
+
+
+def update_best(best: dict[str, Best], name: str, value: Number, epoch: int, modes: Mapping[str, str]) -> None:
+    """Puts `value` into `best` when it improves on what is there."""
+    standing = best.get(name)
+    if improves(value, standing.value if standing else None, modes.get(name) or better_is(name)):
+        best[name] = Best(value, epoch)
+
+
+def metrics_to_json(metrics: Mapping[str, Number]) -> dict[str, Number | str]:
+    """Metrics as strict JSON: a float that it has no literal for is spelled out."""
+    isfinite = math.isfinite
+    return {name: value if isfinite(value) else number_to_json(value) for name, value in metrics.items()}  # type: ignore[misc]
+
+
+def metrics_from_json(metrics: Mapping[str, Any]) -> Metrics:
+    """The numbers behind `metrics_to_json`."""
+    return {name: number_from_json(value) if isinstance(value, str) else value for name, value in metrics.items()}  # type: ignore[misc]
+
+
+def check_metric_names(call: str, names: Iterable[str], params: Mapping[str, Any]) -> None:
+    """Refuses a metric that bears the name of a column or of a parameter.
+
+    Raises:
+        MetricError: it names the metric and says what to write instead.
+    """
+    for name in names:
+        if name in _TAKEN or name in params:
+            what = "a parameter of this run" if name in params else "a column of the results"
+            raise MetricError(
+                f"{call}({name}=...): {name!r} is {what}; log it under another name, like '{name}_metric'"
+            )
+
+
+def plain_number(call: str, name: str, value: object) -> Number:
+    """A metric as a Python number; numpy and torch scalars by their `item`.
+
+    Raises:
+        MetricError: it is no number.
+    """
+    if type(value) is float:
+        return value
+    if hasattr(value, "item"):
+        try:
+            value = value.item()
+        except (RuntimeError, ValueError):  # more than one number in it
+            raise MetricError(f"{call}({name}=...): the value has shape {tuple(value.shape)}; log one number") from None  # type: ignore[attr-defined]
+    if isinstance(value, (bool, int)) and -(2**63) <= value < 2**63:
+        return int(value)
+    if isinstance(value, (int, float)):
+        return float(value)  # an integer beyond 64 bits has no column type
+    raise MetricError(f"{call}({name}={value!r:.80}): a metric is a number, not a {type(value).__name__}")

@@ -1,0 +1,255 @@
+"""Folders: a run's, a sweep's, a project's. Only these classes know the name of a file."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runmanager.parameters import decode, encode, identity
+from runmanager.tracking.errors import ResultsNotFoundError
+from runmanager.tracking.files import replace_text
+from runmanager.tracking.journal import Journal, JournalContent, read_journal, storage_error
+
+_SWEEP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
+_RUN_FOLDER = re.compile(r"(\d+)-(?:[A-Za-z0-9_.,=+\-]*-)?([0-9a-f]{12})")
+_READABLE = re.compile(r"[A-Za-z0-9_.+\-]{1,16}")
+_MAX_FOLDER_BYTES = 64
+
+
+def sweep_name_fault(name: object) -> str | None:
+    """What is wrong with a sweep's name, or None."""
+    if isinstance(name, str) and _SWEEP_NAME.fullmatch(name):
+        return None
+    return (
+        f"the sweep name {name!r:.100} cannot be a folder's; use at most 64 letters, digits, '_', '-' and '.', "
+        "beginning with a letter, a digit or '_'"
+    )
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The nearest folder at or above `start` that has runs/ or sweeps/ in it; `start` itself when there is none."""
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "runs").is_dir() or (folder / "sweeps").is_dir():
+            return folder
+    return start
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run's folder."""
+
+    path: Path
+    number: int
+
+    @property
+    def _run_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def _journal_file(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    def write_run(self, params: Mapping[str, Any], seed: int | None, replicate: int) -> None:
+        """Writes who the run is: its number, its typed parameters, its seed."""
+        run = {
+            "number": self.number,
+            "id": identity(params, replicate),
+            "params": {name: encode(value) for name, value in params.items()},
+            "replicate": replicate,
+            "seed": seed,
+        }
+        replace_text(self._run_file, json.dumps(run, indent=1, allow_nan=False) + "\n")
+
+    def read_run(self) -> dict[str, Any] | None:
+        """What `write_run` wrote, with the parameters decoded; None when the file is missing or damaged."""
+        try:
+            run = json.loads(self._run_file.read_bytes())
+            run["params"] = {name: decode(value) for name, value in run["params"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return run if isinstance(run, dict) else None
+
+    def open_journal(self) -> Journal:
+        """The writer of the run's journal; there must be only one."""
+        return Journal(self._journal_file)
+
+    def read_journal(self) -> JournalContent:
+        """All that the journal holds."""
+        return read_journal(self._journal_file)
+
+    def journal_time(self) -> int:
+        """When the journal was last written to, in nanoseconds; 0 when there is none."""
+        try:
+            return self._journal_file.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def set_events_aside(self) -> None:
+        """Hides the TensorBoard files of an earlier attempt from TensorBoard, and keeps them."""
+        for file in sorted(self.path.glob("events.out.tfevents.*")):
+            file.rename(file.with_name(file.name.replace("events.out.tfevents.", "earlier-attempt.")))
+
+
+def folder_name(number: int, params: Mapping[str, Any], run_id: str) -> str:
+    """`<number>-<short readable>-<hash>`, at most 64 ASCII bytes; a value that is no plain word or number stays out."""
+    head, tail = f"{number:04d}", run_id[:12]
+    room = _MAX_FOLDER_BYTES - len(head) - len(tail) - 2
+    parts: list[str] = []
+    for name, value in params.items():
+        part = f"{name}={value}" if isinstance(value, (bool, int, float, str)) else ""
+        if not _is_readable(name, value) or len(",".join([*parts, part])) > room:
+            continue
+        parts.append(part)
+    return "-".join([head, ",".join(parts), tail] if parts else [head, tail])
+
+
+def _is_readable(name: str, value: object) -> bool:
+    plain = isinstance(value, (bool, int, float, str)) and ".." not in str(value)
+    return plain and name.isascii() and _READABLE.fullmatch(str(value)) is not None
+
+
+class SweepDir:
+    """One sweep's folder of run folders, and where its results stand."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        """Names a sweep of the project at `root`; makes nothing.
+
+        Raises:
+            ValueError: the name cannot be a folder's, or leads out of the project's runs.
+        """
+        fault = sweep_name_fault(name)
+        if fault:
+            raise ValueError(fault)
+        self.root, self.name = root, name
+        self.path = root / "runs" / name
+        if Path(os.path.realpath(self.path)).parent != Path(os.path.realpath(root / "runs")):
+            raise ValueError(
+                f"runs/{name} is a link that leads to {os.path.realpath(self.path)}; move that folder into runs/"
+            )
+
+    @property
+    def epochs_csv(self) -> Path:
+        """One row per run and epoch."""
+        return self.root / "results" / f"{self.name}.csv"
+
+    @property
+    def epochs_json(self) -> Path:
+        """The same as JSON."""
+        return self.root / "results" / f"{self.name}.json"
+
+    @property
+    def runs_csv(self) -> Path:
+        """One row per run."""
+        return self.root / "results" / f"{self.name}.runs.csv"
+
+    @property
+    def _plan_file(self) -> Path:
+        return self.path / "sweep.json"
+
+    def make(self) -> None:
+        """Makes the folders of the runs and of the results.
+
+        Raises:
+            StorageError: a folder cannot be made.
+        """
+        for folder in (self.path, self.epochs_csv.parent):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise storage_error(folder, error) from error
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Writes the plan, sweep.json.
+
+        Raises:
+            StorageError: it could not be written; the old plan is kept.
+        """
+        try:
+            replace_text(self._plan_file, json.dumps(plan, indent=1, allow_nan=False) + "\n", durable=True)
+        except OSError as error:
+            raise storage_error(self._plan_file, error) from error
+
+    def read_plan(self) -> dict[str, Any]:
+        """What `write_plan` wrote; empty when the file is missing or damaged."""
+        try:
+            plan = json.loads(self._plan_file.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return plan if isinstance(plan, dict) else {}
+
+    def runs(self) -> Iterator[RunDir]:
+        """The run folders that there are, by number."""
+        found = []
+        try:
+            names = os.listdir(self.path)
+        except FileNotFoundError:
+            return
+        for name in names:
+            match = _RUN_FOLDER.fullmatch(name)
+            if match:
+                found.append((int(match[1]), name))
+        for number, name in sorted(found):
+            yield RunDir(self.path / name, number)
+
+    def runs_by_id(self) -> dict[str, RunDir]:
+        """The run folders by the first 12 digits of the run's identity."""
+        return {run.path.name[-12:]: run for run in self.runs()}
+
+    def make_run(self, number: int, params: Mapping[str, Any], seed: int | None, replicate: int = 1) -> RunDir:
+        """Makes the folder of a run.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        path = self.path / folder_name(number, params, identity(params, replicate))
+        run = RunDir(path, number)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            run.write_run(params, seed, replicate)
+        except OSError as error:
+            raise storage_error(path, error) from error
+        return run
+
+    def set_aside(self) -> str:
+        """Gives an old sweep, its results included, another name beside this one; returns that name."""
+        number = 1
+        while (self.root / "runs" / f"{self.name}.{number}").exists():
+            number += 1
+        old = SweepDir(self.root, f"{self.name}.{number}")
+        self.path.rename(old.path)
+        for mine, its in (
+            (self.epochs_csv, old.epochs_csv),
+            (self.epochs_json, old.epochs_json),
+            (self.runs_csv, old.runs_csv),
+        ):
+            if mine.exists():
+                mine.rename(its)
+        return old.name
+
+
+def sweep_names(root: Path) -> list[str]:
+    """The sweeps that a project has run folders of."""
+    try:
+        names = sorted(os.listdir(root / "runs"))
+    except OSError:
+        return []
+    return [name for name in names if sweep_name_fault(name) is None and (root / "runs" / name).is_dir()]
+
+
+def find_sweep(name: str, root: Path | None = None) -> SweepDir:
+    """The folder of a sweep that was launched.
+
+    Raises:
+        ResultsNotFoundError: there is none of that name.
+    """
+    root = root or project_root()
+    if sweep_name_fault(name) is None:
+        sweep_dir = SweepDir(root, name)
+        if sweep_dir.path.is_dir():
+            return sweep_dir
+    there = ", ".join(sweep_names(root)) or "none yet; launch one with `runmanager launch sweeps/quickstart.py`"
+    raise ResultsNotFoundError(f"no sweep {name!r:.100} in {root / 'runs'}; there are: {there}")

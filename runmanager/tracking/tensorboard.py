@@ -1,0 +1,256 @@
+"""What a run shows in TensorBoard. TensorBoard enters here alone; one event writer per run, in the run's own folder."""
+
+import copy
+import io
+import random
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from itertools import accumulate, repeat, takewhile
+from operator import mul
+from typing import TYPE_CHECKING, Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
+
+from runmanager.parameters import encode, identity, short_text
+from runmanager.tracking.event_file import EventFile, scalars_event
+from runmanager.tracking.rows import COMPLETED, EpochRow, Metrics, RunEnd
+from runmanager.tracking.writers import Member, Writer
+
+if TYPE_CHECKING:
+    import torch
+    from torch.nn import Module
+
+SAMPLE_SIZE = 64
+"""How many samples the image grid shows."""
+
+_BIN_EDGES = list(takewhile(lambda edge: edge < 1e20, accumulate(repeat(1.1), mul, initial=1e-12)))
+_BINS = [-edge for edge in reversed(_BIN_EDGES)] + [0.0] + _BIN_EDGES  # those of torch's SummaryWriter
+
+
+class TensorBoardWriter(Writer):
+    """Writes each run's scalars, images, graph, histograms and hyperparameters into the run's folder."""
+
+    def __init__(self, histograms_every: int = 1) -> None:
+        self._histograms_every = histograms_every
+        self._files: dict[int, EventFile] = {}
+        self._graphs: dict[str, bytes] = {}  # traced once per network shape
+
+    def begin(self, member: Member) -> None:
+        """Opens the run's event file with its hyperparameters."""
+        self._files[member.number] = file = EventFile(member.run_dir.path)
+        file.write(
+            _hparams_event(
+                metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=_session_start(member))
+            )
+        )
+
+    def watch(self, member: Member) -> None:
+        """Shows the image grid and the graph, as far as the loader and the network have them."""
+        file = self._files[member.number]
+        batch = sample_batch(member.loader)
+        if batch is None:
+            return
+        inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
+        grid = _image_grid(inputs)
+        if grid is not None:
+            file.write(_event(Summary(value=[Summary.Value(tag="images", image=grid)])))
+        if member.network is not None:
+            file.write(self._graph(member.network, inputs))
+
+    def _graph(self, network: "Module", inputs: Any) -> bytes:
+        shapes = [(name, tuple(param.shape)) for name, param in network.named_parameters()]
+        key = f"{type(network).__qualname__} {network!r} {shapes} {getattr(inputs, 'shape', None)}"
+        if key not in self._graphs:
+            self._graphs[key] = _trace(network, inputs)
+        return self._graphs[key]
+
+    def step(self, member: Member, step: int, scalars: Metrics) -> None:
+        """Shows a step's scalars as `step/<name>`, away from the epochs' own."""
+        self._files[member.number].write(
+            scalars_event(step, {f"step/{name}": value for name, value in scalars.items()})
+        )
+
+    def log(self, member: Member, metrics: Metrics) -> None:
+        """Shows the run's own metrics at its last epoch."""
+        self._files[member.number].write(scalars_event(member.epoch, metrics))
+
+    def epoch(self, member: Member, row: EpochRow) -> None:
+        """Shows all of the epoch's scalars in one event, then the histograms when they are due."""
+        file = self._files[member.number]
+        file.write(scalars_event(row.epoch, _tags(row, member)))
+        if member.network is not None and self._histograms_every and (row.epoch - 1) % self._histograms_every == 0:
+            values, num_not_finite = _histograms(member.network)
+            if values:
+                file.write(_event(Summary(value=values), row.epoch))
+            if num_not_finite:
+                file.write(scalars_event(row.epoch, num_not_finite))
+
+    def end(self, member: Member, end: RunEnd) -> None:
+        """Writes how the run ended into a small file of its own, since TensorBoard keeps the first such record it finds."""
+        self._files.pop(member.number).close()
+        status = api_pb2.STATUS_SUCCESS if end.status == COMPLETED else api_pb2.STATUS_FAILURE
+        info = SessionEndInfo(status=status, end_time_secs=time.time())
+        file = EventFile(member.run_dir.path, ".end")
+        file.write(_hparams_event(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=info)))
+        file.close()
+
+
+def _tags(row: EpochRow, member: Member) -> dict[str, float]:
+    tags: dict[str, float] = {}
+    if row.loss is not None:
+        tags["Loss"] = row.loss
+    if row.accuracy is not None:
+        tags["Accuracy"] = row.accuracy
+    return tags | row.metrics | {f"best/{name}": best.value for name, best in member.best.items()}
+
+
+def _event(summary: Summary, step: int = 0) -> bytes:
+    return Event(wall_time=time.time(), step=step, summary=summary).SerializeToString()  # type: ignore[no-any-return]
+
+
+def _hparams_event(tag: str, content: HParamsPluginData) -> bytes:
+    about = metadata.create_summary_metadata(content)
+    return _event(Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)]))
+
+
+def _session_start(member: Member) -> SessionStartInfo:
+    """The run's hyperparameters. Runs that differ in `seed` alone share a group, which TensorBoard shows as one row."""
+    configuration = {name: value for name, value in member.params.items() if name != "seed"}
+    info = SessionStartInfo(group_name=identity(configuration), start_time_secs=time.time())
+    for name, value in configuration.items():
+        plain = encode(value)
+        field = info.hparams[name]
+        if isinstance(plain, bool):  # before numbers: a bool is an int too
+            field.bool_value = plain
+        elif isinstance(plain, (int, float)):
+            field.number_value = plain
+        else:
+            field.string_value = plain if isinstance(plain, str) and _fits(plain) else short_text(value)
+    return info
+
+
+def _fits(text: str) -> bool:
+    return len(text) <= 256 and text.isprintable()
+
+
+@contextmanager
+def frozen_rng() -> Iterator[None]:
+    """Leaves every random number generator as it was found, so that looking at data or network changes no training."""
+    import torch
+
+    python_state = random.getstate()
+    numpy = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy else None
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python_state)
+        if numpy:
+            numpy.random.set_state(numpy_state)
+
+
+def sample_batch(loader: Any) -> Any:
+    """The first samples of the loader's data set, collated as the loader does it; None when it cannot be looked into.
+
+    No iterator is begun, so the loader's own order and its workers stay as they are.
+    """
+    dataset: Any = getattr(loader, "dataset", None)
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        return None
+    with frozen_rng():
+        samples = [dataset[index] for index in range(min(SAMPLE_SIZE, len(dataset)))]
+        return loader.collate_fn(samples) if samples else None
+
+
+def _image_grid(inputs: Any) -> Summary.Image | None:
+    """A PNG of inputs [N, C, H, W] with C = 1 or 3; None for anything else."""
+    import torch
+
+    if not isinstance(inputs, torch.Tensor) or inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
+        return None
+    from PIL import Image
+    from torchvision.utils import make_grid
+
+    grid = make_grid(inputs[:SAMPLE_SIZE].detach().float().cpu())  # [3, H, W]
+    low, high = grid.amin(), grid.amax()
+    if low < 0 or high > 1:  # normalised, or bytes: stretch to what can be seen
+        grid = (grid - low) / (high - low).clamp(min=1e-12)
+    pixels = (grid.nan_to_num() * 255).round().byte().permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    height, width, channels = pixels.shape
+    return Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=buffer.getvalue())
+
+
+def _trace(network: "Module", inputs: Any) -> bytes:
+    """The network's graph as an event; where it cannot be traced, a tree of its modules as text.
+
+    A copy is traced, in eval mode and with one row, so that neither the network nor any random number changes.
+    """
+    import torch
+
+    try:
+        probe = copy.deepcopy(network).eval()
+        device = next((param.device for param in probe.parameters()), torch.device("cpu"))
+        row = inputs[:1].to(device)
+        from torch.utils.tensorboard._pytorch_graph import graph
+
+        quiet = io.StringIO()  # the tracer prints what fails, and that it is deprecated
+        with warnings.catch_warnings(), frozen_rng(), torch.no_grad(), redirect_stdout(quiet), redirect_stderr(quiet):
+            warnings.simplefilter("ignore")
+            definition, _ = graph(probe, (row,))
+        return Event(wall_time=time.time(), graph_def=definition.SerializeToString()).SerializeToString()  # type: ignore[no-any-return]
+    except Exception as error:  # noqa: BLE001 (networks fail to trace in many ways, and none may fail the run)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        warnings.warn(
+            f"{type(network).__name__} cannot be traced; its modules are shown as text ({reason})", stacklevel=2
+        )
+        return _module_tree(network)
+
+
+def _module_tree(network: "Module") -> bytes:
+    """The modules with their parameter counts, for TensorBoard's text page."""
+    from torch.utils.tensorboard.summary import text
+
+    lines = [
+        f"    {'  ' * name.count('.')}{name or 'network'}: {type(module).__name__}, "
+        f"{sum(param.numel() for param in module.parameters()):,} parameters"
+        for name, module in network.named_modules()
+    ]
+    return _event(text("graph", "\n".join(lines)))
+
+
+def _histograms(network: "Module") -> tuple[list[Summary.Value], Mapping[str, float]]:
+    """Histograms of the finite values of each trained parameter and of its gradient, and how many values were not finite."""
+    from torch.utils.tensorboard.summary import histogram
+
+    values: list[Summary.Value] = []
+    num_not_finite: dict[str, float] = {}
+    for name, param in network.named_parameters():
+        if not param.requires_grad:
+            continue
+        for tag, tensor in ((name, param.detach()), (f"{name}.grad", param.grad)):
+            if tensor is None:
+                continue
+            finite, num_lost = _finite(tensor)
+            if num_lost:
+                num_not_finite[f"{tag}.non_finite"] = num_lost
+            if finite.numel():
+                values.extend(histogram(tag, finite.cpu().numpy(), _BINS).value)
+    return values, num_not_finite
+
+
+def _finite(tensor: "torch.Tensor") -> tuple["torch.Tensor", int]:
+    flat = tensor.detach().float().reshape(-1)
+    if flat.isfinite().all():
+        return flat, 0
+    finite = flat[flat.isfinite()]
+    return finite, flat.numel() - finite.numel()

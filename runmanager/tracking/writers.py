@@ -1,0 +1,95 @@
+"""The plug point for where rows go: TensorBoard, the results tables, the screen, or a class of the user's."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runmanager.tracking.rows import Best, EpochRow, Metrics, RunEnd
+from runmanager.tracking.run_dir import RunDir
+
+
+@dataclass
+class Member:
+    """One run of the group that is being tracked, as its writers see it."""
+
+    number: int
+    params: dict[str, Any]
+    run_dir: RunDir
+    attempt: int  # counted from 1
+    network: Any = None  # what `watch` was given
+    loader: Any = None
+    epoch: int = 0  # of the last row
+    metrics: Metrics = field(default_factory=dict)  # logged outside any epoch
+    best: dict[str, Best] = field(default_factory=dict)
+    last: Metrics = field(default_factory=dict)
+
+
+class Writer:
+    """Takes what a run leaves as it happens. What a writer does not care for, it leaves out: each method does nothing by default.
+
+    A writer that raises is warned about once and then left out; it never fails the run.
+    """
+
+    def begin(self, member: Member) -> None:
+        """A run begins."""
+
+    def watch(self, member: Member) -> None:
+        """The run's network and loader are known."""
+
+    def step(self, member: Member, step: int, scalars: Metrics) -> None:
+        """Scalars of one step."""
+
+    def log(self, member: Member, metrics: Metrics) -> None:
+        """Metrics of the run itself, outside any epoch."""
+
+    def epoch(self, member: Member, row: EpochRow) -> None:
+        """An epoch has ended."""
+
+    def end(self, member: Member, end: RunEnd) -> None:
+        """The run has ended, well or not."""
+
+    def close(self) -> None:
+        """There will be no more runs."""
+
+
+class Writers:
+    """Several writers as one, each kept from harming the run or the others."""
+
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self._writers = list(writers)
+
+    def begin(self, member: Member) -> None:
+        """See `Writer`; so for all that follow."""
+        self._tell(lambda writer: writer.begin(member))
+
+    def watch(self, member: Member) -> None:  # noqa: D102
+        self._tell(lambda writer: writer.watch(member))
+
+    def step(self, member: Member, step: int, scalars: Metrics) -> None:  # noqa: D102
+        self._tell(lambda writer: writer.step(member, step, scalars))
+
+    def log(self, member: Member, metrics: Metrics) -> None:  # noqa: D102
+        self._tell(lambda writer: writer.log(member, metrics))
+
+    def epoch(self, member: Member, row: EpochRow) -> None:  # noqa: D102
+        self._tell(lambda writer: writer.epoch(member, row))
+
+    def end(self, member: Member, end: RunEnd) -> None:  # noqa: D102
+        self._tell(lambda writer: writer.end(member, end))
+
+    def close(self) -> None:  # noqa: D102
+        self._tell(lambda writer: writer.close())
+
+    def _tell(self, tell: Callable[[Writer], None]) -> None:
+        for writer in list(self._writers):
+            try:
+                tell(writer)
+            except Exception as error:  # noqa: BLE001 (whatever a writer does, the run goes on)
+                self._writers.remove(writer)
+                warnings.warn(
+                    f"{type(writer).__name__} failed and is left out from here on; the journal keeps every row "
+                    f"({type(error).__name__}: {error})",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
