@@ -62,6 +62,7 @@ def launch(
     epochs: Annotated[int | None, typer.Option(help="Train each run for so many epochs.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Other values: name=v1,v2; repeatable.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard/--no-tensorboard", help="Write TensorBoard logs.")] = True,
+    histograms_every: Annotated[int, typer.Option(help="Epochs between histograms in TensorBoard; 0 for none.")] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while training.")] = False,
 ) -> None:
     """Train what is missing of a sweep."""
@@ -81,6 +82,7 @@ def launch(
         epochs=epochs,
         params=parse_set(set_ or (), loaded.params),
         tensorboard=tensorboard,
+        histograms_every=histograms_every,
         quiet=quiet,
     )
     if dry_run:

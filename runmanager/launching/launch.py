@@ -19,7 +19,6 @@ from runmanager.tracking.progress import Progress
 from runmanager.tracking.results import rebuild
 from runmanager.tracking.rows import RUNNING
 from runmanager.tracking.run_dir import SweepDir, project_root
-from runmanager.tracking.writers import Writer
 from runmanager.training.seeding import run_seed, seeded
 
 
@@ -33,6 +32,7 @@ def launch(
     epochs: int | None = None,
     params: Mapping[str, Sequence[Any]] | None = None,
     tensorboard: bool = True,
+    histograms_every: int = 1,
     quiet: bool = False,
 ) -> SweepHistory:
     """Trains the runs of a sweep that are not complete, one after another, and returns what the sweep has reached.
@@ -49,6 +49,7 @@ def launch(
         epochs: another number of epochs than the trainer has.
         params: other values for some of the grid's parameters.
         tensorboard: whether to write TensorBoard logs.
+        histograms_every: epochs from one set of histograms to the next; 0 for none.
         quiet: show nothing.
 
     Raises:
@@ -75,7 +76,7 @@ def launch(
         old = sweep_dir.set_aside()
         if not quiet:
             print(f"what was there is kept as {old}")
-    return _train_all(sweep, sweep_dir, plan, tensorboard, quiet)
+    return _train_all(sweep, sweep_dir, plan, quiet, tensorboard, histograms_every)
 
 
 def _refuse_running(sweep: Sweep, sweep_dir: SweepDir) -> None:
@@ -112,18 +113,23 @@ def _check_settings(sweep: Sweep, sweep_dir: SweepDir, plan: Schedule) -> None:
         raise SweepError(sweep.name, faults)
 
 
-def _train_all(sweep: Sweep, sweep_dir: SweepDir, plan: Schedule, tensorboard: bool, quiet: bool) -> SweepHistory:
+def _train_all(
+    sweep: Sweep, sweep_dir: SweepDir, plan: Schedule, quiet: bool, tensorboard: bool, histograms_every: int
+) -> SweepHistory:
     sweep_dir.make()
-    sweep_dir.write_plan(_describe(sweep, sweep_dir, plan))
+    about = _describe(sweep, sweep_dir, plan)
+    sweep_dir.write_plan(about)
     if not quiet:
-        print(f"{sweep_dir.name}: {plan.summary()}", flush=True)
+        print(f"{sweep_dir.name}: {plan.summary()}" + (f"; data: {about['data']}" if about["data"] else ""), flush=True)
     if plan.due:
-        num_epochs = sweep.trainer.given("epochs") if sweep.trainer is not None else None
-        shown: list[Writer] = []
-        if not quiet:
-            epochs = num_epochs if isinstance(num_epochs, int) else None
-            shown = [make_display(Progress(len(plan.due), epochs, sweep.objective, sweep.mode))]
-        manager = RunManager(sweep_dir.name, root=sweep_dir.root, tensorboard=tensorboard, quiet=True, writers=shown)
+        manager = RunManager(
+            sweep_dir.name,
+            root=sweep_dir.root,
+            tensorboard=tensorboard,
+            histograms_every=histograms_every,
+            quiet=True,
+            writers=[] if quiet else [make_display(_progress(sweep, plan))],
+        )
         reads: set[str] = set()
         try:
             for one in plan.due:
@@ -132,6 +138,11 @@ def _train_all(sweep: Sweep, sweep_dir: SweepDir, plan: Schedule, tensorboard: b
             manager.close()
         _say_unread(sweep, reads, quiet)
     return rebuild(sweep_dir)
+
+
+def _progress(sweep: Sweep, plan: Schedule) -> Progress:
+    epochs = sweep.trainer.given("epochs") if sweep.trainer is not None else None
+    return Progress(len(plan.due), epochs if isinstance(epochs, int) else None, sweep.objective, sweep.mode)
 
 
 def _train_one(sweep: Sweep, one: ScheduledRun, manager: RunManager, project: Path, reads: set[str]) -> None:
@@ -168,10 +179,18 @@ def _describe(sweep: Sweep, sweep_dir: SweepDir, plan: Schedule) -> dict[str, An
         mode=sweep.mode,
         grid={name: [encode(value) for value in values] for name, values in sweep.params.items()},
         settings=_settings(sweep),
+        data=_data_source(sweep, sweep_dir.root) if plan.due else before.get("data"),
         code=_code(sweep),
         numbers=plan.numbers,
     )
     return {**about, "created": before.get("created", about["created"])}
+
+
+def _data_source(sweep: Sweep, project: Path) -> str | None:
+    """Where the trainer's data was found, for people."""
+    if sweep.trainer is None:
+        return None
+    return sweep.trainer.splits(sweep.runs()[0], sweep.seed, project).source
 
 
 def _code(sweep: Sweep) -> dict[str, str]:

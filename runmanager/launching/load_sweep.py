@@ -24,7 +24,7 @@ def find_sweep_file(name_or_path: str | Path) -> Path:
 
 
 def project_of(file: Path) -> Path:
-    """The project that a sweep file belongs to: the folder above its sweeps/, or the nearest one with runs/ or sweeps/."""
+    """The project that a sweep file belongs to: the folder above its sweeps/, or the project it stands in."""
     return file.parent.parent if file.parent.name == "sweeps" else project_root(file.parent)
 
 

@@ -4,6 +4,7 @@ The format is TensorFlow's TFRecord; an event is a protocol buffer. Scalars, whi
 hand; everything rarer comes as a message of TensorBoard's own classes.
 """
 
+import io
 import itertools
 import os
 import re
@@ -33,8 +34,7 @@ class EventFile:
     def __init__(self, folder: Path, suffix: str = "") -> None:
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
         name = f"events.out.tfevents.{int(time.time()):010d}.{host}.{os.getpid()}.{next(_counter)}{suffix}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        self._descriptor = os.open(folder / name, flags, 0o644)
+        self._file = io.FileIO(folder / name, "x")
         self.write(struct.pack("<Bd", 0x09, time.time()) + b"\x1a\x0dbrain.Event:2")
 
     def write(self, event: bytes) -> None:
@@ -45,11 +45,11 @@ class EventFile:
         """
         length = struct.pack("<Q", len(event))
         crcs = struct.pack("<II", masked_crc(length), masked_crc(event))
-        write_all(self._descriptor, length + crcs[:4] + event + crcs[4:])
+        write_all(self._file, length + crcs[:4] + event + crcs[4:])
 
     def close(self) -> None:
         """Lets go of the file."""
-        os.close(self._descriptor)
+        self._file.close()
 
 
 def scalars_event(step: int, scalars: Mapping[str, float]) -> bytes:

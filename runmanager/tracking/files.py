@@ -1,5 +1,6 @@
 """Files that survive: replaced whole, or appended to and synced soon."""
 
+import io
 import os
 import threading
 from pathlib import Path
@@ -33,7 +34,9 @@ def replace_text(path: Path, text: str, *, durable: bool = False) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in `folder` outlive a power cut."""
+    """Makes the names in `folder` outlive a power cut, where the system lets a folder be synced."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -41,15 +44,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    """Writes all of `data`, where one `write` may take less.
+def write_all(file: io.FileIO, data: bytes) -> None:
+    """Writes all of `data` to an unbuffered file, where one `write` may take less.
 
     Raises:
         OSError: the disk is full, say; a part may have been written.
     """
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        view = view[file.write(view) :]
 
 
 class SyncedFile:
@@ -61,8 +64,8 @@ class SyncedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._size = os.fstat(self._descriptor).st_size
+        self._file = io.FileIO(path, "a")
+        self._size = os.fstat(self._file.fileno()).st_size
         self._lock = threading.Lock()  # against closing while the other thread syncs
         self._sync_error: OSError | None = None
 
@@ -75,9 +78,9 @@ class SyncedFile:
         if self._sync_error:
             raise self._sync_error
         try:
-            write_all(self._descriptor, data)
+            write_all(self._file, data)
         except OSError:
-            os.ftruncate(self._descriptor, self._size)  # a torn record would swallow the next one
+            self._file.truncate(self._size)  # a torn record would swallow the next one
             raise
         self._size += len(data)
         _syncer.soon(self)
@@ -94,10 +97,10 @@ class SyncedFile:
 
     def _sync(self) -> None:
         with self._lock:
-            if self._descriptor < 0 or self._sync_error:
+            if self._file.closed or self._sync_error:
                 return
             try:
-                os.fsync(self._descriptor)
+                os.fsync(self._file.fileno())
             except OSError as error:
                 self._sync_error = error
 
@@ -105,9 +108,7 @@ class SyncedFile:
         """Syncs and lets go of the file."""
         self._sync()
         with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
+            self._file.close()
         if self._sync_error:
             raise self._sync_error
 

@@ -92,9 +92,9 @@ def _frame(data: bytes) -> "pd.DataFrame":
 def _read_csv(data: bytes, **options: Any) -> "pd.DataFrame":
     import pandas as pd
 
-    missing: dict[str, Any] = {"keep_default_na": False, "na_values": ["", "nan"]}
-    exact: dict[str, Any] = {"float_precision": "round_trip", "low_memory": False}
-    frame: pd.DataFrame = pd.read_csv(io.BytesIO(data), **missing, **exact, **options)
+    frame: pd.DataFrame = pd.read_csv(
+        io.BytesIO(data), keep_default_na=False, na_values=["", "nan"], low_memory=False, **options
+    )
     return frame
 
 

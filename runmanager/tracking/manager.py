@@ -85,7 +85,7 @@ class RunManager:
 
         Args:
             name: what the runs are kept under: `runs/<name>` and `results/<name>.csv`. Without one, the date and time.
-            root: the project's folder; by default the nearest one, from here upwards, that has runs/ or sweeps/.
+            root: the project's folder; by default this one, or the nearest above it that has runs/ and sweeps/.
             tensorboard: whether to write TensorBoard logs.
             histograms_every: epochs from one set of histograms to the next; 0 for none.
             quiet: show nothing.

@@ -4,6 +4,7 @@ They are derived: the journals are the truth, and `rebuild` writes all three aga
 `ResultsWriter` keeps them current at a cost that does not grow with the rows already there.
 """
 
+import io
 import json
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -169,33 +170,33 @@ class TailFile:
 
     def __init__(self, path: Path, tail: str = "") -> None:
         """Takes over the file, which ends in `tail`."""
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        self._size = os.fstat(self._descriptor).st_size
+        self._file = io.FileIO(path, "r+")
+        self._size = os.fstat(self._file.fileno()).st_size
         self._settled = self._size - len(tail.encode())
 
     def is_ours(self) -> bool:
         """Whether nobody has written to the file, or replaced it, since we did."""
-        stat = os.fstat(self._descriptor)
+        stat = os.fstat(self._file.fileno())
         return stat.st_size == self._size and stat.st_nlink > 0
 
     def write(self, settled: str, tail: str) -> None:
         """Puts `settled` and a new tail in the place of the old tail."""
         new = settled.encode()
         data = new + tail.encode()
-        os.lseek(self._descriptor, self._settled, os.SEEK_SET)
-        write_all(self._descriptor, data)
+        self._file.seek(self._settled)
+        write_all(self._file, data)
         end = self._settled + len(data)
         if end < self._size:
-            os.ftruncate(self._descriptor, end)
+            self._file.truncate(end)
         self._settled, self._size = self._settled + len(new), end
 
     def touch(self) -> None:
         """Says that the file is as new as the journals."""
-        os.utime(self._descriptor)
+        os.utime(self._file.fileno())
 
     def close(self) -> None:
         """Lets go of the file."""
-        os.close(self._descriptor)
+        self._file.close()
 
 
 class ResultsWriter(Writer):

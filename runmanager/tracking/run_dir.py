@@ -30,12 +30,12 @@ def sweep_name_fault(name: object) -> str | None:
 
 
 def project_root(start: Path | None = None) -> Path:
-    """The nearest folder at or above `start` that has runs/ or sweeps/ in it; `start` itself when there is none."""
+    """The nearest folder above `start` that has both runs/ and sweeps/; `start` itself when it has one of them, or none does."""
     start = (start or Path.cwd()).resolve()
-    for folder in (start, *start.parents):
-        if (folder / "runs").is_dir() or (folder / "sweeps").is_dir():
-            return folder
-    return start
+    if (start / "runs").is_dir() or (start / "sweeps").is_dir():
+        return start
+    projects = (folder for folder in start.parents if (folder / "runs").is_dir() and (folder / "sweeps").is_dir())
+    return next(projects, start)
 
 
 @dataclass(frozen=True)

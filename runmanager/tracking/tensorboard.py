@@ -53,7 +53,11 @@ class TensorBoardWriter(Writer):
     def watch(self, member: Member) -> None:
         """Shows the image grid and the graph, as far as the loader and the network have them."""
         file = self._files[member.number]
-        batch = sample_batch(member.loader)
+        try:
+            batch = sample_batch(member.loader)
+        except Exception as error:  # noqa: BLE001 (a data set may raise anything, and the scalars do without its samples)
+            warnings.warn(f"the loader's samples cannot be shown ({type(error).__name__}: {error})", stacklevel=2)
+            return
         if batch is None:
             return
         inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
