@@ -52,9 +52,15 @@ class EventFile:
         self._file.close()
 
 
-def scalars_event(step: int, scalars: Mapping[str, float]) -> bytes:
-    """One event that holds all the scalars of a step, as float32; beyond its range they become infinite."""
-    packer, keys = _layout(tuple(scalars))
+def scalars_event(step: int, scalars: Mapping[str, float], prefix: str = "") -> bytes:
+    """One event that holds all the scalars of a step, as float32; beyond its range they become infinite.
+
+    Args:
+        step: where they stand on TensorBoard's axis.
+        scalars: the values by tag.
+        prefix: goes before each tag.
+    """
+    packer, keys = _layout(tuple(scalars), prefix)
     values = scalars.values()
     try:
         body = packer.pack(*itertools.chain.from_iterable(zip(keys, values, strict=True)))
@@ -71,11 +77,11 @@ def _as_float32(value: float) -> float:
 
 
 @lru_cache(maxsize=512)
-def _layout(tags: tuple[str, ...]) -> tuple[struct.Struct, list[bytes]]:
+def _layout(tags: tuple[str, ...], prefix: str) -> tuple[struct.Struct, list[bytes]]:
     """How a Summary of these tags is laid out: before each float its Value's header and tag, which never change."""
     keys = []
     for tag in tags:
-        name = tag.encode("utf-8", "replace")
+        name = f"{prefix}{tag}".encode("utf-8", "replace")
         tag_field = b"\x0a" + _varint(len(name)) + name
         keys.append(b"\x0a" + _varint(len(tag_field) + 5) + tag_field + b"\x15")
     return struct.Struct("<" + "".join(f"{len(key)}sf" for key in keys)), keys

@@ -61,6 +61,7 @@ class _Epoch:
         self.loss, self.accuracy = Mean(size), Accuracy(size)
         self.metrics: list[Metrics] = [{} for _ in range(size)]
         self.num_batches = 0
+        self.has_steps = False
         self.began = time.perf_counter()
 
 
@@ -277,6 +278,8 @@ class RunManager:
         self._need_run("log_step()")
         self._num_steps += 1
         epoch = self._epoch.number if self._epoch else None
+        if self._epoch:
+            self._epoch.has_steps = True
         for tracked, numbers in self._checked("log_step", scalars):
             fields = {"epoch": epoch, "step": self._num_steps, "scalars": metrics_to_json(numbers)}
             tracked.journal.append("step", fields)
@@ -287,7 +290,11 @@ class RunManager:
         checked = []
         for tracked in self._group:
             check_metric_names(call, values, tracked.member.params)
-            checked.append((tracked, {name: plain_number(call, name, value) for name, value in values.items()}))
+            numbers = {
+                name: value if type(value) is float else plain_number(call, name, value)
+                for name, value in values.items()
+            }
+            checked.append((tracked, numbers))
         return checked
 
     def end_epoch(self) -> None:
@@ -301,7 +308,7 @@ class RunManager:
         epoch = self._epoch or self._refuse_outside_epoch("end_epoch()")
         losses, accuracies = epoch.loss.compute(), epoch.accuracy.compute()
         now = time.perf_counter()  # read after the copies above, which waited for the device
-        if losses is None and accuracies is None and not any(epoch.metrics):
+        if losses is None and accuracies is None and not any(epoch.metrics) and not epoch.has_steps:
             raise EmptyEpochError("no batch was tracked; call track_loss(loss) between begin_epoch() and end_epoch()")
         self._epoch, self._num_epochs = None, epoch.number
         for index, tracked in enumerate(self._group):

@@ -24,6 +24,7 @@ RUN_COLUMNS = ("run", "status", "epochs trained", "run duration")
 """The first columns of the one-row-per-run table; of each metric its last and best follow, then `error`, then the parameters."""
 
 _JSON_END = "\n]\n"
+_encode_json = json.JSONEncoder(allow_nan=False).encode  # made once: json.dumps makes an encoder for each call
 
 
 class Columns:
@@ -103,7 +104,7 @@ def row_json(columns: Columns, row: EpochRow, params: dict[str, Any]) -> str:
     numbers = [row.run, row.epoch, row.loss, row.accuracy, row.epoch_seconds, row.run_seconds]
     values: dict[str, Any] = {name: number_to_json(value) for name, value in zip(ROW_COLUMNS, numbers, strict=True)}
     values |= {name: number_to_json(row.metrics[name]) for name in columns.metrics if name in row.metrics}
-    return json.dumps(values | params, allow_nan=False)
+    return _encode_json(values | params)
 
 
 def json_params(params: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from runmanager.parameters import RESERVED_NAMES, ROW_COLUMNS, number_from_json, number_to_json
@@ -91,6 +92,7 @@ class Best:
     epoch: int
 
 
+@lru_cache(maxsize=1024)
 def better_is(metric: str) -> str:
     """'min' or 'max': which way a metric improves, told from its name where nobody has said so.
 
@@ -126,10 +128,11 @@ def update_best(best: dict[str, Best], name: str, value: Number, epoch: int, mod
         best[name] = Best(value, epoch)
 
 
-def metrics_to_json(metrics: Mapping[str, Number]) -> dict[str, Number | str]:
-    """Metrics as strict JSON: a float that it has no literal for is spelled out."""
-    isfinite = math.isfinite
-    return {name: value if isfinite(value) else number_to_json(value) for name, value in metrics.items()}  # type: ignore[misc]
+def metrics_to_json(metrics: Metrics) -> dict[str, Number | str]:
+    """Metrics as strict JSON: a float that it has no literal for is spelled out. May be `metrics` itself."""
+    if math.isfinite(sum(metrics.values())):  # one look instead of one for each
+        return metrics  # type: ignore[return-value]
+    return {name: number_to_json(value) for name, value in metrics.items()}  # type: ignore[misc]
 
 
 def metrics_from_json(metrics: Mapping[str, Any]) -> Metrics:

@@ -76,9 +76,7 @@ class TensorBoardWriter(Writer):
 
     def step(self, member: Member, step: int, scalars: Metrics) -> None:
         """Shows a step's scalars as `step/<name>`, away from the epochs' own."""
-        self._files[member.number].write(
-            scalars_event(step, {f"step/{name}": value for name, value in scalars.items()})
-        )
+        self._files[member.number].write(scalars_event(step, scalars, "step/"))
 
     def log(self, member: Member, metrics: Metrics) -> None:
         """Shows the run's own metrics at its last epoch."""
