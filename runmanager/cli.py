@@ -25,8 +25,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError) as error:
-        if not type(error).__module__.startswith("runmanager."):
-            raise
+        if isinstance(error, ValueError) and not type(error).__module__.startswith("runmanager."):
+            raise  # a fault of ours; an OSError is the disk's, and says which file
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -92,7 +92,7 @@ def launch(
         print(
             f"\nmore: runmanager results {history.name} · runmanager board {history.name} · results/{history.name}.csv"
         )
-    if history.count(FAILED):
+    if history.count(FAILED) or history.unrecorded:
         raise typer.Exit(1)
 
 
@@ -120,11 +120,21 @@ def results(
 def status(sweep: Annotated[str | None, typer.Argument(help="One sweep; by default all.")] = None) -> None:
     """Show which runs are completed, running, interrupted or failed."""
     from runmanager.reporting.tables import print_status
+    from runmanager.tracking.errors import SweepNameError
     from runmanager.tracking.history import read_sweep
     from runmanager.tracking.run_dir import find_sweep, project_root, sweep_names
 
     names = [sweep] if sweep else sweep_names(project_root())
-    print_status([read_sweep(find_sweep(name)) for name in names])
+    histories = []
+    for name in names:
+        try:
+            histories.append(read_sweep(find_sweep(name)))
+        except SweepNameError as error:  # one bad link hides no sweep
+            print(error, file=sys.stderr)
+    if histories:
+        print_status(histories)
+    else:
+        print("no sweep yet; launch one with: runmanager launch sweeps/quickstart.py")
 
 
 @app.command()

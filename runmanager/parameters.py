@@ -32,20 +32,23 @@ def name_fault(name: object) -> str | None:
     if not isinstance(name, str):
         return f"the parameter name {name!r} is not a string; write it as one, like 'lr'"
     if name in RESERVED_NAMES:
-        return f"the parameter name {name!r} is a column of the results; use another, like '{name}_param'"
+        return f"the parameter name {name!r} is a column of the results; use another, like {_identifier(name)!r}"
     if unicodedata.normalize("NFKC", name) != name:
-        return f"the parameter name {name!r} reads as another name in Python; write {unicodedata.normalize('NFKC', name)!r}"
+        return f"the parameter name {name!r} reads as another name in Python; write {_identifier(name)!r}"
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
         return f"the parameter name {name!r} cannot be read as run.{name}; write {_identifier(name)!r}"
     return None
 
 
 def _identifier(name: str) -> str:
-    """The nearest name that `run.<name>` can read."""
-    cleaned = "".join(letter if letter.isalnum() else "_" for letter in unicodedata.normalize("NFKC", name)).strip("_")
-    if not cleaned or not cleaned.isidentifier():
+    """The nearest name that can be used."""
+    plain = unicodedata.normalize("NFKC", name)
+    cleaned = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in plain).strip("_")
+    if not cleaned.isidentifier():
         cleaned = f"p_{cleaned}".rstrip("_")
-    return f"{cleaned}_" if keyword.iskeyword(cleaned) else cleaned
+    if keyword.iskeyword(cleaned):
+        return f"{cleaned}_"
+    return f"{cleaned}_param" if cleaned in RESERVED_NAMES else cleaned
 
 
 def encode(value: object) -> Any:

@@ -2,8 +2,8 @@
 
 import gzip
 import os
-import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,10 +58,15 @@ def system_folders() -> Iterator[Path]:
 
 def _from_folder(folder: Path) -> Splits | None:
     """The set from torchvision's own layout, or from the four packed files; None when the folder has neither."""
-    if all((folder / "FashionMNIST" / "raw" / name.removesuffix(".gz")).is_file() for name in FILES):
-        return _splits(folder, folder)
-    if all((folder / name).is_file() for name in FILES):
-        return _unpacked(folder)
+    try:
+        if all((folder / "FashionMNIST" / "raw" / name.removesuffix(".gz")).is_file() for name in FILES):
+            return _splits(folder, folder)
+        if all((folder / name).is_file() for name in FILES):
+            return _unpacked(folder)
+    except (OSError, EOFError, RuntimeError, ValueError, AssertionError, zlib.error) as error:
+        raise DataNotFoundError(
+            f"Fashion-MNIST in {folder} is damaged ({type(error).__name__}: {error}); delete its files there and get them again"
+        ) from error
     return None
 
 
@@ -71,9 +76,15 @@ def _unpacked(folder: Path) -> Splits:
         raw = Path(temporary) / "FashionMNIST" / "raw"
         raw.mkdir(parents=True)
         for name in FILES:
-            with gzip.open(folder / name) as packed, (raw / name.removesuffix(".gz")).open("wb") as plain:
-                shutil.copyfileobj(packed, plain)
+            (raw / name.removesuffix(".gz")).write_bytes(_plain_bytes(folder / name))
         return _splits(Path(temporary), folder)
+
+
+def _plain_bytes(file: Path) -> bytes:
+    try:
+        return gzip.decompress(file.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise OSError(f"{file.name}: {error}") from error
 
 
 def _splits(root: Path, source: Path) -> Splits:
@@ -82,10 +93,21 @@ def _splits(root: Path, source: Path) -> Splits:
     return Splits(train, None, test, str(source))
 
 
+def _remove_empty(folder: Path, up_to: Path) -> None:
+    """Takes away the folders that a download made and could not fill."""
+    for empty in (folder, *folder.parents):
+        if not empty.is_dir() or any(empty.iterdir()):
+            return
+        empty.rmdir()
+        if empty == up_to:
+            return
+
+
 def _download(root: Path, looked_in: list[Path]) -> Splits:
     try:
         FashionMNIST(root, download=True)
     except (OSError, RuntimeError) as error:
+        _remove_empty(root / "FashionMNIST" / "raw", up_to=root)
         places = "\n".join(f"  - {folder}" for folder in looked_in)
         raise DataNotFoundError(
             f"Fashion-MNIST is in none of these folders:\n{places}\n"

@@ -66,9 +66,16 @@ def _classes_of(dataset: Samples, size: int) -> "np.ndarray[Any, Any]":
     """The class of each sample, [N]; all the same where targets are no classes."""
     targets = targets_of(dataset)
     if targets is None:
-        targets = [dataset[index][1] for index in range(size)]
+        targets = [_target(dataset, index) for index in range(size)]
     array = np.asarray(targets)
     return array if array.ndim == 1 and array.dtype.kind in "biuUS" else np.zeros(size, dtype=int)
+
+
+def _target(dataset: Samples, index: int) -> Any:
+    sample = dataset[index]
+    if not isinstance(sample, (tuple, list)) or len(sample) != 2:
+        raise DataError("the data gives no (inputs, targets) pairs; let __getitem__ return such a pair")
+    return sample[1]
 
 
 def targets_of(dataset: Any) -> Any:

@@ -1,20 +1,20 @@
 """`launch`: trains what is missing of a sweep, in this process."""
 
-import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runmanager.launching.load_sweep import find_sweep_file, load_sweep, project_of
+from runmanager.launching.record import check_settings, code_has_changed, write_record
 from runmanager.launching.recording import recorded
 from runmanager.launching.schedule import Schedule, ScheduledRun, schedule
 from runmanager.launching.sweep import Sweep, SweepError
-from runmanager.parameters import encode
 from runmanager.space.grid import Run
 from runmanager.tracking.display import make_display
-from runmanager.tracking.history import SweepHistory, is_complete, read_sweep
+from runmanager.tracking.errors import StorageError
+from runmanager.tracking.history import SweepHistory, read_sweep
 from runmanager.tracking.manager import RunManager
-from runmanager.tracking.plan import describe
 from runmanager.tracking.progress import Progress
 from runmanager.tracking.results import rebuild
 from runmanager.tracking.rows import RUNNING
@@ -62,82 +62,71 @@ def launch(
     sweep = sweep.changed(params or {}, epochs)
     project = project_of(sweep.file) if sweep.file else project_root()
     sweep_dir = SweepDir(project, str(sweep.name))
+    there = read_sweep(sweep_dir)
     if fresh:
-        _refuse_running(sweep, sweep_dir)
+        _refuse_running(sweep, there)
+    else:
+        check_settings(sweep, sweep_dir, there)
     plan = schedule(sweep, sweep_dir, only, limit, fresh=fresh)
     if plan.due:
         sweep.check(project)
-    if not fresh:
-        _check_settings(sweep, sweep_dir, plan)
     if dry_run:
         _print_schedule(plan)
-        return read_sweep(sweep_dir)
+        return there
+    data = _data_source(sweep, plan, project)
+    if code_has_changed(sweep, sweep_dir) and not fresh and not quiet:
+        print(f"note: {sweep.name}.py has changed since the last launch; what is complete is kept, --fresh starts over")
     if fresh and sweep_dir.path.is_dir():
         old = sweep_dir.set_aside()
         if not quiet:
             print(f"what was there is kept as {old}")
-    return _train_all(sweep, sweep_dir, plan, quiet, tensorboard, histograms_every)
-
-
-def _refuse_running(sweep: Sweep, sweep_dir: SweepDir) -> None:
-    running = [run.number for run in read_sweep(sweep_dir).runs if run.status == RUNNING]
-    if running:
-        raise SweepError(
-            sweep.name, [f"--fresh: run {running[0]} is being trained by another process; stop that first"]
-        )
-
-
-def _settings(sweep: Sweep) -> dict[str, Any]:
-    """What beside the parameters decides what a run reaches."""
-    settings: dict[str, Any] = {"seed": sweep.seed}
-    if sweep.trainer is not None and isinstance(epochs := sweep.trainer.given("epochs"), int):
-        settings["epochs"] = epochs
-    return settings
-
-
-def _check_settings(sweep: Sweep, sweep_dir: SweepDir, plan: Schedule) -> None:
-    """Refuses to put runs beside complete ones that were trained in another way.
-
-    Raises:
-        SweepError: it names the setting, and both ways out.
-    """
-    num_complete = sum(is_complete(run.history) for run in plan.runs)
-    before = sweep_dir.read_plan().get("settings", {})
-    faults = [
-        f"{name}={value!r}, but {num_complete} completed runs of runs/{sweep_dir.name} were trained with {name}={before[name]!r}; "
-        f"go on with that, or add --fresh to start over beside them"
-        for name, value in _settings(sweep).items()
-        if num_complete and name in before and before[name] != value
-    ]
-    if faults:
-        raise SweepError(sweep.name, faults)
-
-
-def _train_all(
-    sweep: Sweep, sweep_dir: SweepDir, plan: Schedule, quiet: bool, tensorboard: bool, histograms_every: int
-) -> SweepHistory:
     sweep_dir.make()
-    about = _describe(sweep, sweep_dir, plan)
-    sweep_dir.write_plan(about)
+    write_record(sweep, sweep_dir, plan, data)
     if not quiet:
-        print(f"{sweep_dir.name}: {plan.summary()}" + (f"; data: {about['data']}" if about["data"] else ""), flush=True)
-    if plan.due:
-        manager = RunManager(
-            sweep_dir.name,
-            root=sweep_dir.root,
-            tensorboard=tensorboard,
-            histograms_every=histograms_every,
-            quiet=True,
-            writers=[] if quiet else [make_display(_progress(sweep, plan))],
-        )
-        reads: set[str] = set()
-        try:
-            for one in plan.due:
-                _train_one(sweep, one, manager, sweep_dir.root, reads)
-        finally:
-            manager.close()
-        _say_unread(sweep, reads, quiet)
-    return rebuild(sweep_dir)
+        print(f"{sweep_dir.name}: {plan.summary()}" + (f"; data: {data}" if data else ""), flush=True)
+    manager = RunManager(
+        sweep_dir.name,
+        root=project,
+        tensorboard=tensorboard,
+        histograms_every=histograms_every,
+        quiet=True,
+        writers=[] if quiet else [make_display(_progress(sweep, plan))],
+    )
+    unrecorded = _train_due(sweep, plan, manager, project, quiet)
+    history = rebuild(sweep_dir)
+    history.unrecorded = unrecorded
+    return history
+
+
+def _refuse_running(sweep: Sweep, there: SweepHistory) -> None:
+    running = [run.number for run in there.runs if run.status == RUNNING]
+    if running:
+        fault = f"--fresh: run {running[0]} is being trained by another process; stop that first"
+        raise SweepError(sweep.name, [fault])
+
+
+def _data_source(sweep: Sweep, plan: Schedule, project: Path) -> str | None:
+    """Where the trainer's data was found, for people."""
+    if sweep.trainer is None or not plan.due:
+        return None
+    return sweep.trainer.splits(plan.due[0].run, sweep.seed, project).source
+
+
+def _train_due(sweep: Sweep, plan: Schedule, manager: RunManager, project: Path, quiet: bool) -> list[str]:
+    """Trains what is due; returns what could not even be recorded as failed."""
+    reads: set[str] = set()
+    unrecorded: list[str] = []
+    try:
+        for one in plan.due:
+            try:
+                _train_one(sweep, one, manager, project, reads)
+            except StorageError as error:
+                unrecorded.append(f"run {one.number} cannot be recorded: {error}")
+                print(unrecorded[-1], file=sys.stderr)
+    finally:
+        manager.close()
+    _say_unread(sweep, reads, quiet or not plan.due)
+    return unrecorded
 
 
 def _progress(sweep: Sweep, plan: Schedule) -> Progress:
@@ -146,7 +135,11 @@ def _progress(sweep: Sweep, plan: Schedule) -> Progress:
 
 
 def _train_one(sweep: Sweep, one: ScheduledRun, manager: RunManager, project: Path, reads: set[str]) -> None:
-    """One run; what it raises is recorded by its manager, and ends it alone."""
+    """One run; what it raises is recorded by its manager, and ends it alone.
+
+    Raises:
+        StorageError: its folder or its journal cannot be written.
+    """
     seed = run_seed(sweep.seed, one.run._asdict())
     try:
         with manager.tracking(one.run, number=one.number, seed=seed):
@@ -154,6 +147,8 @@ def _train_one(sweep: Sweep, one: ScheduledRun, manager: RunManager, project: Pa
                 sweep.trainer.train(one.run, manager, seed=seed, split_seed=sweep.seed, project=project)
             else:
                 _call_train(sweep, recorded(one.run, reads), manager, seed)
+    except StorageError:
+        raise
     except Exception:  # noqa: BLE001 (the run is marked failed with its traceback; the next one is none the worse)
         return
 
@@ -169,35 +164,6 @@ def _call_train(sweep: Sweep, run: Run, manager: RunManager, seed: int) -> None:
             f"train returned a {type(result).__name__}; return a dict of metrics, like {{'val_loss': 0.3}}, or nothing"
         )
     manager.log(**result)
-
-
-def _describe(sweep: Sweep, sweep_dir: SweepDir, plan: Schedule) -> dict[str, Any]:
-    before = sweep_dir.read_plan()
-    about = describe(
-        sweep_dir,
-        objective=sweep.objective,
-        mode=sweep.mode,
-        grid={name: [encode(value) for value in values] for name, values in sweep.params.items()},
-        settings=_settings(sweep),
-        data=_data_source(sweep, sweep_dir.root) if plan.due else before.get("data"),
-        code=_code(sweep),
-        numbers=plan.numbers,
-    )
-    return {**about, "created": before.get("created", about["created"])}
-
-
-def _data_source(sweep: Sweep, project: Path) -> str | None:
-    """Where the trainer's data was found, for people."""
-    if sweep.trainer is None:
-        return None
-    return sweep.trainer.splits(sweep.runs()[0], sweep.seed, project).source
-
-
-def _code(sweep: Sweep) -> dict[str, str]:
-    """The sweep file, and a digest of what it said."""
-    if sweep.file is None or not sweep.file.is_file():
-        return {}
-    return {"file": sweep.file.name, "sha256": hashlib.sha256(sweep.file.read_bytes()).hexdigest()}
 
 
 def _say_unread(sweep: Sweep, reads: set[str], quiet: bool) -> None:

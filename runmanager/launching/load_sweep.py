@@ -1,5 +1,6 @@
 """From a sweep file to its Sweep."""
 
+import ast
 import importlib.util
 import sys
 from pathlib import Path
@@ -34,6 +35,10 @@ def load_sweep(file: Path) -> Sweep:
     Raises:
         SweepError: it cannot be imported, or has no Sweep called `sweep`.
     """
+    if not _names_sweep(file):
+        raise SweepError(
+            file.stem, [f"{file} has no Sweep called 'sweep'; write sweep = Sweep(params=..., trainer=...)"]
+        )
     root = str(project_of(file))
     if root not in sys.path:
         sys.path.insert(0, root)
@@ -51,6 +56,18 @@ def load_sweep(file: Path) -> Sweep:
     sweep = getattr(module, "sweep", None)
     if not isinstance(sweep, Sweep):
         raise SweepError(
-            file.stem, [f"{file} has no Sweep called 'sweep'; write sweep = Sweep(params=..., trainer=...)"]
+            file.stem, [f"'sweep' of {file} is a {type(sweep).__name__}; write sweep = Sweep(params=..., ...)"]
         )
     return sweep
+
+
+def _names_sweep(file: Path) -> bool:
+    """Whether the file has a `sweep` at all: a loop by hand would train all its runs while it is imported."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (SyntaxError, ValueError):
+        return True  # importing it says what is wrong
+    imported = {
+        alias.asname or alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    return "sweep" in imported | {node.id for node in nodes if isinstance(node, ast.Name)}

@@ -1,11 +1,12 @@
 """Which runs of a sweep are due, and what number each has: worked out from the grid and from what is on disk."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runmanager.launching.sweep import Sweep, SweepError
-from runmanager.parameters import ParameterError, identity
+from runmanager.parameters import ParameterError, identity, short_text
 from runmanager.space.grid import Run
 from runmanager.tracking.history import RunHistory, is_complete, read_run
 from runmanager.tracking.rows import RUNNING
@@ -111,17 +112,19 @@ def _only(scheduled: list[ScheduledRun], only: Sequence[str], sweep: Sweep) -> l
     numbers: set[int] = set()
     values: list[tuple[str, str]] = []
     faults = []
+    there = {one.number for one in scheduled}
     for part in (part.strip() for text in only for part in text.split(",")):
-        first, dash, last = part.partition("-")
         name, equals, value = part.partition("=")
+        asked = _numbers(part, there)
         if equals and name in sweep.params:
             values.append((name, value))
-        elif first.isdigit() and (last.isdigit() or not dash):
-            numbers |= set(range(int(first), int(last or first) + 1))
+        elif asked is None:
+            example = next(iter(sweep.params), "lr")
+            faults.append(f"--only {part}: give run numbers like 3 or 3-5, or a value like {example}=...")
+        elif not asked:
+            faults.append(f"--only {part}: there is no such run; the numbers go from {min(there)} to {max(there)}")
         else:
-            faults.append(
-                f"--only {part}: give run numbers like 3 or 3-5, or a value like {next(iter(sweep.params), 'lr')}=..."
-            )
+            numbers |= asked
     found = [one for one in scheduled if (not numbers or one.number in numbers) and _matches(one.run, values)]
     if not faults and not found:
         faults.append(f"--only {','.join(only)}: none of the {len(scheduled)} runs is that; see them with --dry-run")
@@ -130,8 +133,22 @@ def _only(scheduled: list[ScheduledRun], only: Sequence[str], sweep: Sweep) -> l
     return found
 
 
+def _numbers(part: str, there: set[int]) -> set[int] | None:
+    """The numbers of `3` or `3-5`, as far as there are such runs; None for anything else."""
+    match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
+    if match is None:
+        return None
+    first, last = int(match[1]), int(match[2] or match[1])
+    return {number for number in there if first <= number <= last}
+
+
 def _matches(run: Run, values: list[tuple[str, str]]) -> bool:
-    return all(parse_value(text, [getattr(run, name)]) == getattr(run, name) for name, text in values)
+    return all(_is_meant(text, getattr(run, name)) for name, text in values)
+
+
+def _is_meant(text: str, value: Any) -> bool:
+    """Whether a value was meant: by what the command line can write of it, or by the name that tables show."""
+    return text == short_text(value) or parse_value(text, [value]) == value
 
 
 def parse_value(text: str, like: Sequence[Any]) -> Any:
@@ -157,14 +174,18 @@ def parse_set(settings: Sequence[str], params: Mapping[str, Sequence[Any]]) -> d
     """`name=v1,v2` from the command line as lists of values.
 
     Raises:
-        ParameterError: one is not of that form, or names a parameter twice.
+        ParameterError: one is not of that form, names a parameter twice, or gives text to a parameter that has none.
     """
     parsed: dict[str, list[Any]] = {}
     for setting in settings:
-        name, equals, values = setting.partition("=")
+        name, equals, texts = setting.partition("=")
         if not equals or not name:
             raise ParameterError(f"--set {setting}: write --set name=value or --set name=value,value")
         if name in parsed:
             raise ParameterError(f"--set {name} is given twice; list its values in one: --set {name}=v1,v2")
-        parsed[name] = [parse_value(text, list(params.get(name, ()))) for text in values.split(",")]
+        like = list(params.get(name, ()))
+        parsed[name] = [parse_value(text, like) for text in texts.split(",")]
+        for value in parsed[name]:
+            if isinstance(value, str) and like and not any(isinstance(one, str) for one in like):
+                raise ParameterError(f"--set {name}={value}: the grid has {name}={like!r:.100}; give values like those")
     return parsed

@@ -124,23 +124,21 @@ class Sweep:
         """
         if self.trainer is None:
             return  # what a function reads is only known once it has run
-        faults = _trainer_faults(self.trainer, self.runs(), self.seed, project)
-        if not faults and self.objective and not self.trainer.has_validation(self.runs()[0], self.seed, project):
-            faults = [f"objective={self.objective!r} needs validation data; give the Trainer validation=0.1"]
+        faults = _trainer_faults(self.trainer, self.runs(), self.objective, self.seed, project)
         if faults:
             raise SweepError(self.name, faults)
 
 
-def _trainer_faults(trainer: "Trainer", runs: list[Run], seed: int, project: Path) -> list[str]:
+def _trainer_faults(trainer: "Trainer", runs: list[Run], objective: str | None, seed: int, project: Path) -> list[str]:
     """What building the runs tells. A parameter that no run reads is a fault; a `seed` is read by the tool itself."""
     reads: set[str] = {"seed"}
     names = runs[0]._fields
     first, rest = covering(runs)
-    faults = trainer.faults([recorded(run, reads) for run in first], seed, project)
+    faults = trainer.faults([recorded(run, reads) for run in first], seed, project, objective)
     for run in rest:  # a parameter may be read in some combinations alone
         if faults or reads.issuperset(names):
             break
-        faults = trainer.faults([recorded(run, reads)], seed, project)
+        faults = trainer.faults([recorded(run, reads)], seed, project, objective)
     return faults or [
         f"{name} is in the grid, but nothing uses it; read run.{name} in the trainer's functions, or leave it out"
         for name in names

@@ -1,6 +1,7 @@
 """Starts TensorBoard on runs, on loopback."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,15 +24,12 @@ def run_board(log_dir: Path, title: str, port: int | None) -> int:
     command = [sys.executable, "-m", "tensorboard.main", f"--logdir={log_dir}", f"--window_title={title}", *_FLAGS]
     if port is not None:
         command.append(f"--port={port}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that TensorBoard is ended too
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as board:
         try:
             return _relay(board, title)
-        except KeyboardInterrupt:
+        finally:
             board.terminate()
-            return 130
-        except BaseException:
-            board.terminate()
-            raise
 
 
 def _relay(board: "subprocess.Popen[str]", title: str) -> int:

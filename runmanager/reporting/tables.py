@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Iterable
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -56,7 +56,7 @@ def print_results(
     console.print(Text(title, style="bold"))
     if constant:
         console.print(Text("all with " + ", ".join(f"{name}={short_text(value)}" for name, value in constant.items())))
-    metrics = [name for name in history.metric_names() if any(name in run.last() for run in runs)]
+    metrics = [name for name in history.metric_names() if any(name in run.last for run in runs)]
     header, rows = _results_rows(runs, metrics, metric, varied)
     left_out = []
     while console.is_terminal and metrics and _width(header, rows) > console.width:
@@ -74,41 +74,36 @@ def _results_rows(
     header = ["run", *varied, *metrics, f"best {metric}", "best epoch", "duration", "status"]
     rows = []
     for run in runs:
-        last, best = run.last(), run.best.get(metric)
+        best, score = run.best.get(metric), run.score(metric)
         params = [short_text(run.params[name]) if name in run.params else "" for name in varied]
-        numbers = [number_text(last.get(name)) for name in metrics]
-        ending = [
-            number_text(best.value if best else None),
-            str(best.epoch) if best else "",
-            seconds_text(run.run_seconds),
-            run.status,
-        ]
+        numbers = [number_text(run.last.get(name)) for name in metrics]
+        epoch = str(best.epoch) if best else ""
+        ending = [number_text(score), epoch, seconds_text(run.run_seconds), run.status]
         rows.append([str(run.number), *params, *numbers, *ending])
     return header, rows
 
 
 def _width(header: list[str], rows: list[list[str]]) -> int:
     """How wide a table will be: its headers may break between words, its cells may not."""
-    heads = [max(map(len, name.split())) for name in header]
-    columns: Iterable[tuple[int, ...]] = zip(heads, *([len(cell) for cell in row] for row in rows), strict=True)
-    return len(header) + sum(max(column) for column in columns)
+    return sum(_column_width(header, rows, index) + 1 for index in range(len(header)))
+
+
+def _column_width(header: list[str], rows: list[list[str]], index: int) -> int:
+    return max(cell_len(text) for text in [*header[index].split(), *(row[index] for row in rows)])
 
 
 def _print_table(console: Console, header: list[str], rows: list[list[str]]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for index, name in enumerate(header):
-        width = max([len(row[index]) for row in rows] + [max(map(len, name.split()))])
+        width = _column_width(header, rows, index)
+        is_text = name in ("status", "sweep", "best")
         table.add_column(
-            Text(name), justify="left" if name in ("status", "sweep", "best") else "right", min_width=width
+            Text(name), justify="left" if is_text else "right", width=width if console.is_terminal else None
         )
     for row in rows:
         table.add_row(*(Text(cell, no_wrap=True) for cell in row))
-    wide = (
-        console
-        if console.is_terminal
-        else Console(file=console.file, width=max(80, _width(header, rows) + len(header)))
-    )
-    wide.print(table, soft_wrap=False, crop=False)
+    wide = console if console.is_terminal else Console(file=console.file, width=max(80, 2 * _width(header, rows)))
+    wide.print(table, crop=False)
 
 
 def _print_errors(console: Console, runs: list[RunHistory]) -> None:
@@ -129,7 +124,7 @@ def _run_json(run: RunHistory) -> dict[str, Any]:
         "params": {name: encode(value) for name, value in run.params.items()},
         "epochs_trained": len(run.rows),
         "run_seconds": run.run_seconds,
-        "last": metrics_to_json(run.last()),
+        "last": metrics_to_json(run.last),
         "best": {name: {"value": number_to_json(best.value), "epoch": best.epoch} for name, best in run.best.items()},
         "error": run.error,
         "folder": run.folder,

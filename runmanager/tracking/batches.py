@@ -12,8 +12,13 @@ def batch_length(batch: Any) -> int:
     Raises:
         UnknownBatchSizeError: nothing in the batch has a length.
     """
-    first = batch
-    while isinstance(first, (Mapping, Sequence)) and not isinstance(first, str) and len(first) > 0:
+    first = batch[0] if type(batch) in (tuple, list) and len(batch) > 0 and hasattr(batch[0], "shape") else batch
+    while (
+        not hasattr(first, "shape")
+        and isinstance(first, (Mapping, Sequence))
+        and not isinstance(first, str)
+        and len(first) > 0
+    ):
         inner = next(iter(first.values())) if isinstance(first, Mapping) else first[0]
         if isinstance(inner, str) or not hasattr(inner, "__len__") or getattr(inner, "ndim", 1) == 0:
             break  # `first` is itself the list of samples

@@ -21,5 +21,13 @@ class StorageError(OSError):
     """A record could not be written; the message names the file and what the system said. What was there is kept."""
 
 
+class SweepNameError(ValueError):
+    """A sweep's name cannot be a folder's in runs/."""
+
+
+class RunInUseError(StorageError):
+    """A run's journal has a living writer already; there can be only one."""
+
+
 class ResultsNotFoundError(FileNotFoundError):
     """There are no results of that name; the message lists the names there are."""

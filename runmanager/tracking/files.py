@@ -5,6 +5,11 @@ import os
 import threading
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
 SYNC_SECONDS = 1.0
 """A flushed record reaches the disk itself, and so survives a power cut, within this time."""
 
@@ -20,7 +25,7 @@ def replace_text(path: Path, text: str, *, durable: bool = False) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8", newline="") as file:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
             if durable:
                 file.flush()
@@ -68,6 +73,19 @@ class SyncedFile:
         self._size = os.fstat(self._file.fileno()).st_size
         self._lock = threading.Lock()  # against closing while the other thread syncs
         self._sync_error: OSError | None = None
+
+    def lock(self) -> bool:
+        """Whether nobody else has locked this file; it is ours until it is closed. True where the system has no locks."""
+        if fcntl is None:
+            return True
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            return False
+        except OSError:  # a file system without locks
+            return True
+        return True
 
     def append(self, data: bytes) -> None:
         """Adds `data` to the file, all of it or nothing.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from runmanager.tracking.errors import StorageError
 from runmanager.tracking.owner import is_alive
 from runmanager.tracking.rows import (
     COMPLETED,
@@ -40,6 +41,7 @@ class RunHistory:
     status: str
     rows: list[EpochRow] = field(default_factory=list)
     metrics: Metrics = field(default_factory=dict)  # logged outside any epoch
+    last: Metrics = field(default_factory=dict)  # of every metric, whether of an epoch or of the run
     run_seconds: float | None = None
     error: str | None = None
     traceback: str | None = None
@@ -53,13 +55,6 @@ class RunHistory:
     def best(self) -> dict[str, Best]:
         """The best of each metric, and its epoch."""
         return best_of(self.rows, self.modes)
-
-    def last(self) -> Metrics:
-        """The last value of each metric, those of the run included."""
-        last: Metrics = {}
-        for row in self.rows:
-            last.update(row.values())
-        return {**last, **self.metrics}
 
     def score(self, metric: str) -> Number | None:
         """The best value of a metric, or the run's own; None when there is no finite one."""
@@ -77,7 +72,8 @@ class SweepHistory:
     runs: list[RunHistory]
     objective: str | None = None
     mode: str | None = None
-    unreadable: list[str] = field(default_factory=list)  # run folders whose run.json is missing or damaged
+    unrecorded: list[str] = field(default_factory=list)  # what a launch could not even record as failed
+    unreadable: list[str] = field(default_factory=list)  # run folders whose run.json or journal cannot be read
 
     @property
     def best(self) -> RunHistory | None:
@@ -95,7 +91,7 @@ class SweepHistory:
 
     def metric_names(self) -> list[str]:
         """Every metric of any run, loss and accuracy first, then in the order of their first appearance."""
-        return list(dict.fromkeys(["loss", "accuracy", *(name for run in self.runs for name in run.last())]))
+        return list(dict.fromkeys(["loss", "accuracy", *(name for run in self.runs for name in run.last)]))
 
     def count(self, status: str) -> int:
         """How many runs have this status."""
@@ -109,15 +105,18 @@ def read_sweep(sweep_dir: SweepDir) -> SweepHistory:
     modes = {objective: mode} if objective and mode else {}
     found = [(run_dir, read_run(run_dir, modes)) for run_dir in sweep_dir.runs()]
     unreadable = [run_dir.path.name for run_dir, run in found if run is None]
-    return SweepHistory(sweep_dir.name, [run for _, run in found if run], objective, mode, unreadable)
+    return SweepHistory(sweep_dir.name, [run for _, run in found if run], objective, mode, unreadable=unreadable)
 
 
 def read_run(run_dir: RunDir, modes: Mapping[str, str]) -> RunHistory | None:
-    """One run from its folder; None when nothing says who it is."""
+    """One run from its folder; None when nothing says who it is, or its journal cannot be read."""
     who = run_dir.read_run()
+    try:
+        content = run_dir.read_journal()
+    except StorageError:
+        return None
     if who is None:
         return None
-    content = run_dir.read_journal()
     history = RunHistory(run_dir.number, who["params"], INTERRUPTED, folder=run_dir.path.name, modes=modes)
     history.num_bad_lines = content.num_bad_lines
     owner: dict[str, Any] = {}
@@ -125,9 +124,12 @@ def read_run(run_dir: RunDir, modes: Mapping[str, str]) -> RunHistory | None:
     for record in content.records:
         kind = record["kind"]
         if kind == "epoch":
-            rows[record["epoch"]] = EpochRow.from_record(run_dir.number, record)
+            rows[record["epoch"]] = row = EpochRow.from_record(run_dir.number, record)
+            history.last.update(row.values())
         elif kind == "log" and record["epoch"] is None:
-            history.metrics.update(metrics_from_json(record["metrics"]))
+            metrics = metrics_from_json(record["metrics"])
+            history.metrics.update(metrics)
+            history.last.update(metrics)
         elif kind == "begin":
             rows, owner = {}, record["owner"]
             _begin_attempt(history, record)
@@ -146,7 +148,8 @@ def _begin_attempt(history: RunHistory, record: Mapping[str, Any]) -> None:
     history.attempts += 1
     history.began = record["time"]
     history.status = RUNNING  # until an end record or a dead owner says otherwise
-    history.metrics, history.run_seconds, history.error, history.traceback = {}, None, None, None
+    history.metrics, history.last = {}, {}
+    history.run_seconds = history.error = history.traceback = None
 
 
 def read_steps(run_dir: RunDir) -> Iterable[StepScalars]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from runmanager.tracking.errors import StorageError
+from runmanager.tracking.errors import RunInUseError, StorageError
 from runmanager.tracking.files import SyncedFile
 
 _TAIL = re.compile(rb',"crc":"([0-9a-f]{8})"\}$')
@@ -57,12 +57,18 @@ class JournalContent:
 
 
 def read_journal(path: Path) -> JournalContent:
-    """All sound records in their order, each once. Damaged, doubled and misplaced lines are counted; nothing is written."""
+    """All sound records in their order, each once. Damaged, doubled and misplaced lines are counted; nothing is written.
+
+    Raises:
+        StorageError: there is something at `path` that cannot be read.
+    """
     content = JournalContent()
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return content
+    except OSError as error:
+        raise storage_error(path, error) from error
     *lines, tail = data.split(b"\n")
     content.num_bad_lines = int(bool(tail))
     by_seq: dict[int, Record] = {}
@@ -87,16 +93,21 @@ class Journal:
         A torn last line is closed with a line feed first, so that it hides only itself.
 
         Raises:
+            RunInUseError: somebody else has it open.
             StorageError: the file cannot be opened or mended.
         """
         self.path = path
-        self._seq = max((record["seq"] for record in read_journal(path).records), default=0)
         try:
             self._file = SyncedFile(path)
+            if not self._file.lock():
+                raise RunInUseError(None, "another RunManager is writing this run; let that one end first", str(path))
             if not _ends_in_line_feed(path):
-                self._file.append(b"\n")
+                self._file.append(b"\n")  # before the records are counted: it may complete the last one
+        except RunInUseError:
+            raise
         except OSError as error:
             raise storage_error(path, error) from error
+        self._seq = max((record["seq"] for record in read_journal(path).records), default=0)
 
     def append(self, kind: str, fields: Record, *, sync: bool = False) -> None:
         """Adds a record; when this returns, another process can read it even if this one is killed.
@@ -122,6 +133,22 @@ class Journal:
             self._file.close()
         except OSError as error:
             raise storage_error(self.path, error) from error
+
+
+def last_record(path: Path) -> Record | None:
+    """The record of a journal's last line; None when that is torn or damaged, or when there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            block = 1024
+            while True:
+                file.seek(max(0, size - block))
+                lines = file.read().split(b"\n")
+                if len(lines) > 2 or block >= size:
+                    return decode_line(lines[-2]) if len(lines) > 1 and lines[-1] == b"" else None
+                block *= 8
+    except OSError:
+        return None
 
 
 def _ends_in_line_feed(path: Path) -> bool:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from runmanager.tracking.cells import from_cell
 from runmanager.tracking.errors import ResultsNotFoundError
 from runmanager.tracking.history import read_steps, read_sweep
-from runmanager.tracking.results import epoch_tables, run_table
 from runmanager.tracking.run_dir import SweepDir, find_sweep, project_root
+from runmanager.tracking.tables import epoch_csv, rows_of, run_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ def load_results(name_or_path: str | Path, *, runs: bool = False, steps: bool = 
     if _is_current(sweep_dir, table):
         return _frame(_read(table))
     history = read_sweep(sweep_dir)
-    text = run_table(history) if runs else epoch_tables([(run.params, run.rows) for run in history.runs])[0]
+    text = run_csv(history) if runs else epoch_csv(rows_of(history))
     return _frame(text.encode())
 
 
@@ -51,22 +51,23 @@ def _sweep_dir(name_or_path: str | Path) -> SweepDir:
         return SweepDir(path.resolve().parent.parent, path.resolve().name)
     root = project_root()
     results = root / "results"
-    if not (root / "runs" / path.name).is_dir() and (results / f"{path.name}.csv").is_file():
+    is_name = str(name_or_path) == path.name
+    if is_name and not (root / "runs" / path.name).is_dir() and (results / f"{path.name}.csv").is_file():
         return SweepDir(root, path.name)  # the tables alone were kept
     return find_sweep(str(name_or_path))
 
 
 def _is_current(sweep_dir: SweepDir, table: Path) -> bool:
-    """Whether a table is as new as every journal, and every run that it was made from is still there."""
+    """Whether a table has all that the journals have: every run ended before it was written, and has its row."""
     try:
         written = table.stat().st_mtime_ns
+        num_rows = sweep_dir.runs_csv.read_bytes().count(b"\n") - 1
     except OSError:
         return False
     if not sweep_dir.path.is_dir():
         return True
-    if sweep_dir.path.stat().st_mtime_ns > written:
-        return False
-    return all(run_dir.journal_time() <= written for run_dir in sweep_dir.runs())
+    runs = list(sweep_dir.runs())
+    return len(runs) == num_rows and all(run.journal_time() <= written and run.has_ended() for run in runs)
 
 
 def _read(path: Path) -> bytes:
@@ -103,29 +104,31 @@ def _decoded(column: "pd.Series[Any]") -> "pd.Series[Any]":
     import pandas as pd
 
     codes, cells = pd.factorize(column)
-    values = [from_cell(cell) for cell in cells] + [math.nan]
-    decoded = pd.Series([values[code] for code in codes], index=column.index, dtype=object)
+    values = [from_cell(cell) if isinstance(cell, str) else cell for cell in cells] + [math.nan]
+    return _typed([values[code] for code in codes])
+
+
+def _typed(values: list[Any]) -> "pd.Series[Any]":
+    """Values as a column that has a type of its own only where that changes none of them."""
+    import pandas as pd
+
+    column = pd.Series(values, dtype=object)
     return (
-        decoded
-        if any(isinstance(value, (list, dict)) or value is None for value in values)
-        else decoded.infer_objects()
+        column if any(value is None or isinstance(value, (list, dict)) for value in values) else column.infer_objects()
     )
 
 
 def _steps(sweep_dir: SweepDir) -> "pd.DataFrame":
     import pandas as pd
 
-    rows: list[dict[str, Any]] = []
-    params: dict[str, None] = {}
+    steps: list[dict[str, Any]] = []
+    params: list[dict[str, Any]] = []
     for run_dir in sweep_dir.runs():
         who = run_dir.read_run()
-        if who is None:
-            continue
-        params.update(dict.fromkeys(who["params"]))
-        rows += [
-            {"run": run_dir.number, "epoch": step.epoch, "step": step.step, **step.scalars, **who["params"]}
-            for step in read_steps(run_dir)
-        ]
-    frame = pd.DataFrame(rows, columns=None if rows else ["run", "epoch", "step"])
-    scalars = [name for name in frame.columns if name not in params]
-    return frame[[*scalars, *(name for name in params if name in frame.columns)]]
+        for step in read_steps(run_dir) if who else ():
+            steps.append({"run": run_dir.number, "epoch": step.epoch, "step": step.step, **step.scalars})
+            params.append(who["params"])  # type: ignore[index]
+    frame = pd.DataFrame(steps, columns=None if steps else ["run", "epoch", "step"])
+    for name in dict.fromkeys(name for one in params for name in one):
+        frame[name] = _typed([one.get(name, math.nan) for one in params])
+    return frame

@@ -15,13 +15,13 @@ from runmanager.parameters import ROW_COLUMNS, identity, params_of
 from runmanager.tracking import exits
 from runmanager.tracking.batches import BatchSizes, batch_length
 from runmanager.tracking.display import make_display
-from runmanager.tracking.errors import CallOrderError, EmptyEpochError, StorageError
+from runmanager.tracking.errors import CallOrderError, EmptyEpochError, MetricError, StorageError
 from runmanager.tracking.files import replace_text
 from runmanager.tracking.journal import Journal
 from runmanager.tracking.meters import Accuracy, Mean
 from runmanager.tracking.owner import this_process
 from runmanager.tracking.plan import describe
-from runmanager.tracking.results import ResultsWriter, epoch_tables
+from runmanager.tracking.results import ResultsWriter
 from runmanager.tracking.rows import (
     COMPLETED,
     FAILED,
@@ -35,6 +35,7 @@ from runmanager.tracking.rows import (
     update_best,
 )
 from runmanager.tracking.run_dir import RunDir, SweepDir, project_root
+from runmanager.tracking.tables import epoch_csv, epoch_json
 from runmanager.tracking.writers import Member, Writer, Writers
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class RunManager:
             writers: where else rows go.
 
         Raises:
-            ValueError: the name cannot be a folder's.
+            SweepNameError: the name cannot be a folder's.
         """
         where = project_root() if root is None else Path(root).resolve()
         self._sweep_dir = SweepDir(where, name or _free_name(where))
@@ -114,6 +115,7 @@ class RunManager:
         self._sizes = BatchSizes(None)
         self._num_epochs = self._num_steps = 0  # of the run
         self._run_began = 0.0
+        self._is_driven = False  # by a `with m.tracking(run)`
 
     @property
     def name(self) -> str:
@@ -133,6 +135,7 @@ class RunManager:
             ParameterError: a parameter cannot be recorded.
             StorageError: the run's folder cannot be made.
         """
+        self._refuse_where_driven("begin_run()")
         self._close_abandoned()
         params = params_of(run)
         replicate = self._begun.get(identity(params), 0) + 1
@@ -152,12 +155,15 @@ class RunManager:
         """
         self._close_abandoned()
         self._begin(params_of(run), number=number, seed=seed)
+        self._is_driven = True
         try:
             yield self
-            self.end_run()
+            self._finish()
         except BaseException as error:
             self.abandon(error)
             raise
+        finally:
+            self._is_driven = False
 
     def _begin(
         self, params: dict[str, Any], *, number: int | None = None, seed: int | None = None, replicate: int = 1
@@ -250,7 +256,7 @@ class RunManager:
         epoch = self._epoch or self._refuse_outside_epoch("track_num_correct()")
         epoch.accuracy.add(preds, labels)
 
-    def log(self, **metrics: Any) -> None:
+    def log(self, /, **metrics: Any) -> None:
         """Records metrics: of the epoch under way, or of the run when none is. On disk when the call returns.
 
         Raises:
@@ -268,7 +274,7 @@ class RunManager:
                 tracked.member.metrics.update(numbers)
                 self._writers.log(tracked.member, numbers)
 
-    def log_step(self, **scalars: Any) -> None:
+    def log_step(self, /, **scalars: Any) -> None:
         """Records scalars of one step; steps are counted from 1 over the whole run. On disk when the call returns.
 
         Raises:
@@ -310,11 +316,15 @@ class RunManager:
         now = time.perf_counter()  # read after the copies above, which waited for the device
         if losses is None and accuracies is None and not any(epoch.metrics) and not epoch.has_steps:
             raise EmptyEpochError("no batch was tracked; call track_loss(loss) between begin_epoch() and end_epoch()")
+        for name, tracked_values in (("loss", losses), ("accuracy", accuracies)):
+            if tracked_values and any(name in metrics for metrics in epoch.metrics):
+                raise MetricError(f"log({name}=...): this epoch's {name} was tracked as well; keep one of the two")
         self._epoch, self._num_epochs = None, epoch.number
         for index, tracked in enumerate(self._group):
-            loss, accuracy = losses[index] if losses else None, accuracies[index] if accuracies else None
-            seconds, run_seconds = now - epoch.began, now - self._run_began
             number, metrics = tracked.member.number, epoch.metrics[index]
+            loss = losses[index] if losses else metrics.pop("loss", None)
+            accuracy = accuracies[index] if accuracies else metrics.pop("accuracy", None)
+            seconds, run_seconds = now - epoch.began, now - self._run_began
             self._take(tracked, EpochRow(number, epoch.number, loss, accuracy, seconds, run_seconds, metrics))
 
     def _take(self, tracked: _Tracked, row: EpochRow) -> None:
@@ -336,9 +346,19 @@ class RunManager:
             StorageError: the end cannot be written.
         """
         self._need_run("end_run()")
+        self._refuse_where_driven("end_run()")
+        self._finish()
+
+    def _finish(self) -> None:
         if self._epoch is not None:
             raise CallOrderError(f"end_run(): epoch {self._epoch.number} is still open; end_epoch() is missing")
         self._end(COMPLETED)
+
+    def _refuse_where_driven(self, call: str) -> None:
+        if self._is_driven:
+            raise CallOrderError(
+                f"{call}: this run is begun and ended for you; leave begin_run() and end_run() out here"
+            )
 
     def abandon(self, error: BaseException | None) -> None:
         """Ends the run badly, if one is open: failed by `error`, or interrupted by Ctrl-C or by the end of the program."""
@@ -415,11 +435,10 @@ class RunManager:
         Raises:
             OSError: a file cannot be written; an older one is kept.
         """
-        text_csv, text_json = epoch_tables(self._rows)
         path = Path(file_name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path.with_name(f"{path.name}.csv"), text_csv)
-        replace_text(path.with_name(f"{path.name}.json"), text_json)
+        replace_text(path.with_name(f"{path.name}.csv"), epoch_csv(self._rows))
+        replace_text(path.with_name(f"{path.name}.json"), epoch_json(self._rows))
 
     def close(self) -> None:
         """Lets go of files and of the screen; an open run is marked interrupted."""

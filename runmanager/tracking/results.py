@@ -1,169 +1,52 @@
-"""The results tables of a sweep: one row per run and epoch as CSV and JSON, one row per run as CSV.
+"""The results tables of a sweep on disk.
 
 They are derived: the journals are the truth, and `rebuild` writes all three again from them. While runs are trained,
 `ResultsWriter` keeps them current at a cost that does not grow with the rows already there.
 """
 
+import functools
 import io
-import json
 import os
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from runmanager.parameters import ROW_COLUMNS, encode, number_to_json
-from runmanager.tracking.cells import csv_line, to_cell
 from runmanager.tracking.files import replace_text, write_all
-from runmanager.tracking.history import RunHistory, SweepHistory, read_sweep
-from runmanager.tracking.rows import RUNNING, Best, EpochRow, Metrics, RunEnd
+from runmanager.tracking.history import SweepHistory, read_sweep
+from runmanager.tracking.rows import EpochRow, Metrics, RunEnd
 from runmanager.tracking.run_dir import SweepDir
+from runmanager.tracking.tables import (
+    JSON_END,
+    JSON_START,
+    NO_ROWS_END,
+    Columns,
+    ParamsText,
+    RunSummary,
+    epoch_csv,
+    epoch_json,
+    epoch_line,
+    epoch_object,
+    rows_of,
+    run_csv,
+)
 from runmanager.tracking.writers import Member, Writer
-
-RUN_COLUMNS = ("run", "status", "epochs trained", "run duration")
-"""The first columns of the one-row-per-run table; of each metric its last and best follow, then `error`, then the parameters."""
-
-_JSON_END = "\n]\n"
-_encode_json = json.JSONEncoder(allow_nan=False).encode  # made once: json.dumps makes an encoder for each call
-
-
-class Columns:
-    """The columns of a sweep's tables: those of the design, then metrics, then parameters, each in the order of appearance."""
-
-    def __init__(self) -> None:
-        self.metrics: dict[str, None] = {}
-        self.run_metrics: dict[str, None] = {"loss": None, "accuracy": None}
-        self.params: dict[str, None] = {}
-
-    def add_row(self, row: EpochRow) -> bool:
-        """Makes room for a row's metrics; False when it was there already."""
-        return _add(self.metrics, row.metrics) | _add(self.run_metrics, row.metrics)
-
-    def add_run(self, params: Iterable[str], metrics: Iterable[str]) -> bool:
-        """Makes room for a run's parameters and its own metrics; False when it was there already."""
-        return _add(self.params, params) | _add(self.run_metrics, metrics)
-
-    def epoch_header(self) -> list[str]:
-        """The names of the epoch table's columns."""
-        return [*ROW_COLUMNS, *self.metrics, *self.params]
-
-    def run_header(self) -> list[str]:
-        """The names of the run table's columns."""
-        metrics = [name for metric in self.run_metrics for name in (metric, f"best {metric}", f"best {metric} epoch")]
-        return [*RUN_COLUMNS, *metrics, "error", *self.params]
-
-    def epoch_cells(self, row: EpochRow, params: dict[str, str]) -> list[str]:
-        """A row as cells; `params` are cells already."""
-        numbers = [row.run, row.epoch, row.loss, row.accuracy, row.epoch_seconds, row.run_seconds]
-        numbers += [row.metrics.get(name) for name in self.metrics]
-        return [*map(_number_cell, numbers), *(params.get(name, "") for name in self.params)]
-
-    def run_cells(self, run: "RunSummary") -> list[str]:
-        """A run as cells."""
-        cells = [str(run.number), run.status, str(run.num_epochs), _number_cell(run.run_seconds)]
-        for metric in self.run_metrics:
-            best = run.best.get(metric)
-            value, epoch = (best.value, best.epoch) if best else (None, None)
-            cells += [_number_cell(run.last.get(metric)), _number_cell(value), _number_cell(epoch)]
-        cells.append(to_cell(run.error) if run.error else "")
-        return [*cells, *(run.params.get(name, "") for name in self.params)]
-
-
-def _add(names: dict[str, None], more: Iterable[str]) -> bool:
-    before = len(names)
-    names.update(dict.fromkeys(more))
-    return len(names) > before
-
-
-def _number_cell(value: float | None) -> str:
-    return "" if value is None else repr(value)
-
-
-@dataclass
-class RunSummary:
-    """One run's row: its state now, its parameters as cells."""
-
-    number: int
-    params: dict[str, str]
-    status: str = RUNNING
-    num_epochs: int = 0
-    run_seconds: float | None = None
-    last: Metrics = field(default_factory=dict)
-    best: dict[str, Best] = field(default_factory=dict)
-    error: str | None = None
-
-    @classmethod
-    def of(cls, run: RunHistory) -> "RunSummary":
-        """The row of a run that was read back."""
-        params = {name: to_cell(value) for name, value in run.params.items()}
-        return cls(run.number, params, run.status, len(run.rows), run.run_seconds, run.last(), run.best, run.error)
-
-
-def row_json(columns: Columns, row: EpochRow, params: dict[str, Any]) -> str:
-    """A row as one line of strict JSON; `params` are encoded already. What a row does not have is left out."""
-    numbers = [row.run, row.epoch, row.loss, row.accuracy, row.epoch_seconds, row.run_seconds]
-    values: dict[str, Any] = {name: number_to_json(value) for name, value in zip(ROW_COLUMNS, numbers, strict=True)}
-    values |= {name: number_to_json(row.metrics[name]) for name in columns.metrics if name in row.metrics}
-    return _encode_json(values | params)
-
-
-def json_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters for a results JSON: a class, function or device as its name."""
-    encoded = {name: encode(value) for name, value in params.items()}
-    return {
-        name: value["$name"] if isinstance(value, dict) and "$name" in value else value
-        for name, value in encoded.items()
-    }
-
-
-def epoch_tables(runs: Sequence[tuple[dict[str, Any], Sequence[EpochRow]]]) -> tuple[str, str]:
-    """The CSV and the JSON of runs, each given by its parameters and rows."""
-    columns = Columns()
-    for params, rows in runs:
-        columns.add_run(params, ())
-        for row in rows:
-            columns.add_row(row)
-    lines = [csv_line(map(to_cell, columns.epoch_header()))]
-    objects = []
-    for params, rows in runs:
-        cells, encoded = {name: to_cell(value) for name, value in params.items()}, json_params(params)
-        lines += [csv_line(columns.epoch_cells(row, cells)) for row in rows]
-        objects += [row_json(columns, row, encoded) for row in rows]
-    return "".join(lines), "[\n" + ",\n".join(objects) + (_JSON_END if objects else _JSON_END[1:])
 
 
 def rebuild(sweep_dir: SweepDir, live: Collection[int] = ()) -> SweepHistory:
     """Writes all tables again from the run folders, rows by run and epoch; returns what was read.
 
     Args:
+        sweep_dir: the sweep.
         live: the numbers of the runs to leave out of the one-row-per-run table, because a writer will add them.
 
     Raises:
         OSError: a table could not be written; the old one is kept.
     """
     history = read_sweep(sweep_dir)
-    epochs_csv, epochs_json = epoch_tables([(run.params, run.rows) for run in history.runs])
-    replace_text(sweep_dir.epochs_csv, epochs_csv)
-    replace_text(sweep_dir.epochs_json, epochs_json)
-    replace_text(sweep_dir.runs_csv, run_table(history, live))
+    replace_text(sweep_dir.epochs_csv, epoch_csv(rows_of(history)))
+    replace_text(sweep_dir.epochs_json, epoch_json(rows_of(history)))
+    replace_text(sweep_dir.runs_csv, run_csv(history, live))
     return history
-
-
-def run_table(history: SweepHistory, leave_out: Collection[int] = ()) -> str:
-    """The one-row-per-run table of a sweep as CSV."""
-    columns = _columns_of(history)
-    lines = [csv_line(map(to_cell, columns.run_header()))]
-    lines += [csv_line(columns.run_cells(RunSummary.of(run))) for run in history.runs if run.number not in leave_out]
-    return "".join(lines)
-
-
-def _columns_of(history: SweepHistory) -> Columns:
-    columns = Columns()
-    for run in history.runs:
-        columns.add_run(run.params, run.metrics)
-        for row in run.rows:
-            columns.add_row(row)
-    return columns
 
 
 class TailFile:
@@ -171,33 +54,65 @@ class TailFile:
 
     def __init__(self, path: Path, tail: str = "") -> None:
         """Takes over the file, which ends in `tail`."""
+        self.path = path
         self._file = io.FileIO(path, "r+")
-        self._size = os.fstat(self._file.fileno()).st_size
-        self._settled = self._size - len(tail.encode())
+        stat = os.fstat(self._file.fileno())
+        self._inode, self._size = stat.st_ino, stat.st_size
+        self._tail = tail.encode()
+        self._settled = self._size - len(self._tail)
 
     def is_ours(self) -> bool:
-        """Whether nobody has written to the file, or replaced it, since we did."""
+        """Whether nobody has written to the file, or replaced it, since we did; opens it when it was closed."""
+        if self._file.closed:
+            try:
+                self._file = io.FileIO(self.path, "r+")
+            except OSError:
+                return False
         stat = os.fstat(self._file.fileno())
-        return stat.st_size == self._size and stat.st_nlink > 0
+        return (stat.st_ino, stat.st_size) == (self._inode, self._size) and stat.st_nlink > 0
 
     def write(self, settled: str, tail: str) -> None:
-        """Puts `settled` and a new tail in the place of the old tail."""
+        """Puts `settled` and a new tail in the place of the old tail.
+
+        Raises:
+            OSError: it could not be written; the old tail is put back.
+        """
         new = settled.encode()
-        data = new + tail.encode()
+        new_tail = tail.encode()
+        try:
+            self._put(new + new_tail)
+        except OSError:
+            self._put(self._tail)
+            raise
+        self._settled, self._tail = self._settled + len(new), new_tail
+
+    def _put(self, data: bytes) -> None:
         self._file.seek(self._settled)
         write_all(self._file, data)
-        end = self._settled + len(data)
-        if end < self._size:
-            self._file.truncate(end)
-        self._settled, self._size = self._settled + len(new), end
+        self._size = self._settled + len(data)
+        self._file.truncate(self._size)
 
     def touch(self) -> None:
         """Says that the file is as new as the journals."""
         os.utime(self._file.fileno())
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Lets go of the file, until `is_ours` is asked again."""
         self._file.close()
+
+
+def _or_out_of_date(change: Callable[..., None]) -> Callable[..., None]:
+    """Where a table cannot be written, all are marked older than any journal, so that nobody takes them for the results."""
+
+    @functools.wraps(change)
+    def changed(writer: "ResultsWriter", *args: Any) -> None:
+        try:
+            change(writer, *args)
+        except OSError:
+            writer.mark_out_of_date()
+            raise
+
+    return changed
 
 
 class ResultsWriter(Writer):
@@ -206,30 +121,35 @@ class ResultsWriter(Writer):
     def __init__(self, sweep_dir: SweepDir) -> None:
         self._sweep_dir = sweep_dir
         self._columns = Columns()
-        self._files: list[TailFile] = []
+        self._files: list[TailFile] = []  # epochs as CSV, epochs as JSON, runs
         self._live: dict[int, RunSummary] = {}
-        self._params: dict[int, dict[str, Any]] = {}
+        self._params: dict[int, ParamsText] = {}
         self._has_rows = False
 
+    @_or_out_of_date
     def begin(self, member: Member) -> None:
         """A new run is a new live row; an earlier attempt of it leaves the tables."""
-        cells = {name: to_cell(value) for name, value in member.params.items()}
-        self._live[member.number] = RunSummary(member.number, cells)
-        self._params[member.number] = json_params(member.params)
-        if self._columns.add_run(member.params, ()) or member.attempt > 1 or not self._files_are_ours():
+        run = RunSummary(member.number, member.params)
+        self._live[run.number] = run
+        if self._columns.add_run(member.params, ()) or not self._files_are_ours():
             self._rebuild()
-        else:
-            self._write_runs("")
+            return
+        self._params[run.number] = ParamsText(run.params, self._columns)
+        if member.attempt > 1:
+            self._take_out(run.number)
+        self._write_runs("")
+        self._files[0].touch()  # the run's folder is new
 
+    @_or_out_of_date
     def log(self, member: Member, metrics: Metrics) -> None:
         """A metric of the run shows in its row."""
-        run = self._live[member.number]
-        run.last.update(metrics)
-        if self._columns.add_run((), metrics):
+        self._live[member.number].last.update(metrics)
+        if self._columns.add_run((), metrics) or not self._files_are_ours():
             self._rebuild()
         else:
             self._write_runs("")
 
+    @_or_out_of_date
     def epoch(self, member: Member, row: EpochRow) -> None:
         """Adds the row."""
         run = self._live[member.number]
@@ -239,45 +159,78 @@ class ResultsWriter(Writer):
         if self._columns.add_row(row) or not self._files_are_ours():
             self._rebuild()  # finds this row in the journal
             return
-        epochs_csv, epochs_json, _ = self._files
-        epochs_csv.write(csv_line(self._columns.epoch_cells(row, run.params)), "")
+        params = self._params[row.run]
+        self._files[0].write(epoch_line(row, self._columns, params), "")
         comma = ",\n" if self._has_rows else ""
-        epochs_json.write(comma + row_json(self._columns, row, self._params[row.run]), _JSON_END)
+        self._files[1].write(comma + epoch_object(row, self._columns, params), JSON_END)
         self._has_rows = True
         self._write_runs("")
 
+    @_or_out_of_date
     def end(self, member: Member, end: RunEnd) -> None:
         """Settles the run's row."""
         run = self._live.pop(member.number)
-        del self._params[member.number]
+        params = self._params.pop(member.number, None)
         run.status, run.run_seconds, run.error = end.status, end.run_seconds, end.error
-        if not self._files_are_ours():
+        if params is None or not self._files_are_ours():
             self._rebuild()
-            return
-        self._write_runs(csv_line(self._columns.run_cells(run)))
+        else:
+            self._write_runs(run.line(self._columns, params))
         for file in self._files:
             file.touch()  # the end record is younger than the rows
+        if not self._live:
+            self.close()  # until the next run begins, if one does
 
     def close(self) -> None:
         """Lets go of the files."""
         for file in self._files:
             file.close()
+
+    def mark_out_of_date(self) -> None:
+        """Says that the tables lack what the journals have; they are written again as soon as that can be done."""
+        for file in self._files:
+            file.close()
+            if file.path.exists():
+                os.utime(file.path, (0, 0))
         self._files = []
 
     def _files_are_ours(self) -> bool:
         return bool(self._files) and all(file.is_ours() for file in self._files)
 
     def _write_runs(self, settled: str) -> None:
-        live = "".join(csv_line(self._columns.run_cells(run)) for run in self._live.values())
+        live = "".join(run.line(self._columns, self._params[number]) for number, run in self._live.items())
         self._files[2].write(settled, live)
+
+    def _take_out(self, number: int) -> None:
+        """Takes a run's rows out of all tables, line by line, which is far quicker than writing them again."""
+        start = (f"{number},", f'{{"run":{number},', f"{number},")
+        kept = [
+            [
+                line
+                for line in file.path.read_text(encoding="utf-8").splitlines(keepends=True)
+                if not line.startswith(first)
+            ]
+            for file, first in zip(self._files, start, strict=True)
+        ]
+        objects = [line.rstrip(",\n") for line in kept[1] if line.startswith("{")]
+        end = JSON_END if objects else NO_ROWS_END
+        texts = ("".join(kept[0]), JSON_START + ",\n".join(objects) + end, "".join(kept[2]))
+        for file, text in zip(self._files, texts, strict=True):
+            replace_text(file.path, text)
+        self._take_over(bool(objects))
 
     def _rebuild(self) -> None:
         """Writes the tables from the folders, live rows last, and goes on from there."""
-        self.close()
         history = rebuild(self._sweep_dir, self._live)
-        self._columns = _columns_of(history)
-        self._has_rows = any(run.rows for run in history.runs)
-        paths = (self._sweep_dir.epochs_csv, self._sweep_dir.epochs_json, self._sweep_dir.runs_csv)
-        tails = ("", _JSON_END if self._has_rows else _JSON_END[1:], "")
-        self._files = [TailFile(path, tail) for path, tail in zip(paths, tails, strict=True)]
+        self._columns = Columns.of(history)
+        self._params = {number: ParamsText(run.params, self._columns) for number, run in self._live.items()}
+        self._take_over(any(run.rows for run in history.runs))
         self._write_runs("")
+
+    def _take_over(self, has_rows: bool) -> None:
+        """Goes on at the end of the tables as they stand, live rows not among them."""
+        self.close()
+        self._has_rows = has_rows
+        paths = (self._sweep_dir.epochs_csv, self._sweep_dir.epochs_json, self._sweep_dir.runs_csv)
+        tails = ("", JSON_END if has_rows else NO_ROWS_END, "")
+        self._files = [TailFile(path, tail) for path, tail in zip(paths, tails, strict=True)]

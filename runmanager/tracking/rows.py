@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from runmanager.parameters import RESERVED_NAMES, ROW_COLUMNS, number_from_json, number_to_json
+from runmanager.parameters import number_from_json, number_to_json
 from runmanager.tracking.errors import MetricError
 
 COMPLETED, FAILED, INTERRUPTED, RUNNING = "completed", "failed", "interrupted", "running"
@@ -26,7 +26,22 @@ _SMALLER_IS_BETTER = (
     "distance",
     "regret",
 )
-_TAKEN = (RESERVED_NAMES - {"val_loss", "val_accuracy"}) | set(ROW_COLUMNS)
+_TAKEN = {
+    "log": {
+        "run",
+        "epoch",
+        "step",
+        "status",
+        "error",
+        "epoch duration",
+        "run duration",
+        "epochs trained",
+        "Loss",
+        "Accuracy",
+    },
+    "log_step": {"run", "epoch", "step"},
+}
+"""What a metric may not be called: a column of the tables, or the tag of the tracked loss and accuracy in TensorBoard."""
 
 Number = float | int
 Metrics = dict[str, Number]
@@ -143,14 +158,21 @@ def metrics_from_json(metrics: Mapping[str, Any]) -> Metrics:
 def check_metric_names(call: str, names: Iterable[str], params: Mapping[str, Any]) -> None:
     """Refuses a metric that bears the name of a column or of a parameter.
 
+    Args:
+        call: `log` or `log_step`.
+        names: the metrics' names.
+        params: the run's parameters.
+
     Raises:
         MetricError: it names the metric and says what to write instead.
     """
+    taken = _TAKEN[call]
     for name in names:
-        if name in _TAKEN or name in params:
-            what = "a parameter of this run" if name in params else "a column of the results"
+        if name in params:
+            raise MetricError(f"{call}({name}=...): {name!r} is a parameter of this run; log it as '{name}_now', say")
+        if name in taken or (call == "log" and name.startswith("best ")):
             raise MetricError(
-                f"{call}({name}=...): {name!r} is {what}; log it under another name, like '{name}_metric'"
+                f"{call}({name}=...): {name!r} is a column of the results; log it as '{name}_metric', say"
             )
 
 
@@ -170,5 +192,10 @@ def plain_number(call: str, name: str, value: object) -> Number:
     if isinstance(value, (bool, int)) and -(2**63) <= value < 2**63:
         return int(value)
     if isinstance(value, (int, float)):
-        return float(value)  # an integer beyond 64 bits has no column type
+        try:
+            return float(value)  # an integer beyond 64 bits has no column type
+        except OverflowError:
+            raise MetricError(
+                f"{call}({name}=...): the integer is too large for a float; log its logarithm, say"
+            ) from None
     raise MetricError(f"{call}({name}={value!r:.80}): a metric is a number, not a {type(value).__name__}")

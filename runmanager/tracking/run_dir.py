@@ -1,5 +1,6 @@
 """Folders: a run's, a sweep's, a project's. Only these classes know the name of a file."""
 
+import itertools
 import json
 import os
 import re
@@ -9,20 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from runmanager.parameters import decode, encode, identity
-from runmanager.tracking.errors import ResultsNotFoundError
+from runmanager.tracking.errors import ResultsNotFoundError, SweepNameError
 from runmanager.tracking.files import replace_text
-from runmanager.tracking.journal import Journal, JournalContent, read_journal, storage_error
+from runmanager.tracking.journal import Journal, JournalContent, last_record, read_journal, storage_error
 
 _SWEEP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
 _RUN_FOLDER = re.compile(r"(\d+)-(?:[A-Za-z0-9_.,=+\-]*-)?([0-9a-f]{12})")
 _READABLE = re.compile(r"[A-Za-z0-9_.+\-]{1,16}")
 _MAX_FOLDER_BYTES = 64
+_TABLE_ENDINGS = (".csv", ".json", ".runs")
 
 
 def sweep_name_fault(name: object) -> str | None:
     """What is wrong with a sweep's name, or None."""
     if isinstance(name, str) and _SWEEP_NAME.fullmatch(name):
-        return None
+        taken = next((end for end in _TABLE_ENDINGS if name.endswith(end)), None)
+        return f"the sweep name {name!r} ends like a table's file; leave out {taken!r}" if taken else None
     return (
         f"the sweep name {name!r:.100} cannot be a folder's; use at most 64 letters, digits, '_', '-' and '.', "
         "beginning with a letter, a digit or '_'"
@@ -81,6 +84,11 @@ class RunDir:
         """All that the journal holds."""
         return read_journal(self._journal_file)
 
+    def has_ended(self) -> bool:
+        """Whether the journal's last line says how the run ended."""
+        record = last_record(self._journal_file)
+        return record is not None and record["kind"] == "end"
+
     def journal_time(self) -> int:
         """When the journal was last written to, in nanoseconds; 0 when there is none."""
         try:
@@ -95,16 +103,19 @@ class RunDir:
 
 
 def folder_name(number: int, params: Mapping[str, Any], run_id: str) -> str:
-    """`<number>-<short readable>-<hash>`, at most 64 ASCII bytes; a value that is no plain word or number stays out."""
+    """`<number>-<short readable>-<hash>`, at most 64 ASCII bytes."""
     head, tail = f"{number:04d}", run_id[:12]
-    room = _MAX_FOLDER_BYTES - len(head) - len(tail) - 2
+    readable = readable_name(params, _MAX_FOLDER_BYTES - len(head) - len(tail) - 2)
+    return "-".join(part for part in (head, readable, tail) if part)
+
+
+def readable_name(params: Mapping[str, Any], room: int) -> str:
+    """`lr=0.01,batch_size=100`, in ASCII, as much as there is room for; a value that is no plain word or number stays out."""
     parts: list[str] = []
     for name, value in params.items():
-        part = f"{name}={value}" if isinstance(value, (bool, int, float, str)) else ""
-        if not _is_readable(name, value) or len(",".join([*parts, part])) > room:
-            continue
-        parts.append(part)
-    return "-".join([head, ",".join(parts), tail] if parts else [head, tail])
+        if _is_readable(name, value) and len(",".join([*parts, f"{name}={value}"])) <= room:
+            parts.append(f"{name}={value}")
+    return ",".join(parts)
 
 
 def _is_readable(name: str, value: object) -> bool:
@@ -119,15 +130,15 @@ class SweepDir:
         """Names a sweep of the project at `root`; makes nothing.
 
         Raises:
-            ValueError: the name cannot be a folder's, or leads out of the project's runs.
+            SweepNameError: the name cannot be a folder's, or leads out of the project's runs.
         """
         fault = sweep_name_fault(name)
         if fault:
-            raise ValueError(fault)
+            raise SweepNameError(fault)
         self.root, self.name = root, name
         self.path = root / "runs" / name
         if Path(os.path.realpath(self.path)).parent != Path(os.path.realpath(root / "runs")):
-            raise ValueError(
+            raise SweepNameError(
                 f"runs/{name} is a link that leads to {os.path.realpath(self.path)}; move that folder into runs/"
             )
 
@@ -186,7 +197,7 @@ class SweepDir:
         found = []
         try:
             names = os.listdir(self.path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         for name in names:
             match = _RUN_FOLDER.fullmatch(name)
@@ -216,23 +227,25 @@ class SweepDir:
 
     def set_aside(self) -> str:
         """Gives an old sweep, its results included, another name beside this one; returns that name."""
-        number = 1
-        while (self.root / "runs" / f"{self.name}.{number}").exists():
-            number += 1
-        old = SweepDir(self.root, f"{self.name}.{number}")
+        old = next(old for old in self._names_aside() if not any(path.exists() for path in old._all_paths()))
         self.path.rename(old.path)
-        for mine, its in (
-            (self.epochs_csv, old.epochs_csv),
-            (self.epochs_json, old.epochs_json),
-            (self.runs_csv, old.runs_csv),
-        ):
+        for mine, its in zip(self._tables(), old._tables(), strict=True):
             if mine.exists():
                 mine.rename(its)
         return old.name
 
+    def _names_aside(self) -> "Iterator[SweepDir]":
+        return (SweepDir(self.root, f"{self.name[:56]}.{number}") for number in itertools.count(1))
+
+    def _tables(self) -> tuple[Path, ...]:
+        return self.epochs_csv, self.epochs_json, self.runs_csv
+
+    def _all_paths(self) -> tuple[Path, ...]:
+        return self.path, *self._tables()
+
 
 def sweep_names(root: Path) -> list[str]:
-    """The sweeps that a project has run folders of."""
+    """The names in a project's runs/ that may be sweeps; a link that leads out of it is among them."""
     try:
         names = sorted(os.listdir(root / "runs"))
     except OSError:

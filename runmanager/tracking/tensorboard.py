@@ -2,12 +2,11 @@
 
 import copy
 import io
-import random
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from itertools import accumulate, repeat, takewhile
 from operator import mul
 from typing import TYPE_CHECKING, Any
@@ -20,17 +19,21 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from runmanager.parameters import encode, identity, short_text
 from runmanager.tracking.event_file import EventFile, scalars_event
 from runmanager.tracking.rows import COMPLETED, EpochRow, Metrics, RunEnd
+from runmanager.tracking.run_dir import readable_name
+from runmanager.tracking.untouched import SAMPLE_SIZE, frozen_rng, sample_batch
 from runmanager.tracking.writers import Member, Writer
 
 if TYPE_CHECKING:
     import torch
     from torch.nn import Module
 
-SAMPLE_SIZE = 64
-"""How many samples the image grid shows."""
-
 _BIN_EDGES = list(takewhile(lambda edge: edge < 1e20, accumulate(repeat(1.1), mul, initial=1e-12)))
-_BINS = [-edge for edge in reversed(_BIN_EDGES)] + [0.0] + _BIN_EDGES  # those of torch's SummaryWriter
+_BIN_EDGES.append(sys.float_info.max)  # a diverging network has larger values than torch's SummaryWriter has edges
+_BINS = [-edge for edge in reversed(_BIN_EDGES)] + [0.0] + _BIN_EDGES
+
+
+_TAGS = {"loss": "Loss", "accuracy": "Accuracy"}
+"""The tags that the classroom knows; every other metric has its own name."""
 
 
 class TensorBoardWriter(Writer):
@@ -43,6 +46,9 @@ class TensorBoardWriter(Writer):
 
     def begin(self, member: Member) -> None:
         """Opens the run's event file with its hyperparameters."""
+        left = self._files.pop(member.number, None)  # of an attempt that could not be written to its end
+        if left is not None:
+            left.close()
         self._files[member.number] = file = EventFile(member.run_dir.path)
         file.write(
             _hparams_event(
@@ -58,18 +64,15 @@ class TensorBoardWriter(Writer):
         except Exception as error:  # noqa: BLE001 (a data set may raise anything, and the scalars do without its samples)
             warnings.warn(f"the loader's samples cannot be shown ({type(error).__name__}: {error})", stacklevel=2)
             return
-        if batch is None:
-            return
         inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
         grid = _image_grid(inputs)
         if grid is not None:
             file.write(_event(Summary(value=[Summary.Value(tag="images", image=grid)])))
         if member.network is not None:
-            file.write(self._graph(member.network, inputs))
+            file.write(_module_tree(member.network) if inputs is None else self._graph(member.network, inputs))
 
     def _graph(self, network: "Module", inputs: Any) -> bytes:
-        shapes = [(name, tuple(param.shape)) for name, param in network.named_parameters()]
-        key = f"{type(network).__qualname__} {network!r} {shapes} {getattr(inputs, 'shape', None)}"
+        key = f"{_architecture(network)} {getattr(inputs, 'shape', None)}"
         if key not in self._graphs:
             self._graphs[key] = _trace(network, inputs)
         return self._graphs[key]
@@ -80,7 +83,8 @@ class TensorBoardWriter(Writer):
 
     def log(self, member: Member, metrics: Metrics) -> None:
         """Shows the run's own metrics at its last epoch."""
-        self._files[member.number].write(scalars_event(member.epoch, metrics))
+        tags = {_TAGS.get(name, name): value for name, value in metrics.items()}
+        self._files[member.number].write(scalars_event(member.epoch, tags))
 
     def epoch(self, member: Member, row: EpochRow) -> None:
         """Shows all of the epoch's scalars in one event, then the histograms when they are due."""
@@ -104,12 +108,8 @@ class TensorBoardWriter(Writer):
 
 
 def _tags(row: EpochRow, member: Member) -> dict[str, float]:
-    tags: dict[str, float] = {}
-    if row.loss is not None:
-        tags["Loss"] = row.loss
-    if row.accuracy is not None:
-        tags["Accuracy"] = row.accuracy
-    return tags | row.metrics | {f"best/{name}": best.value for name, best in member.best.items()}
+    tags = {_TAGS.get(name, name): value for name, value in row.values().items()}
+    return tags | {f"best/{name}": best.value for name, best in member.best.items()}
 
 
 def _event(summary: Summary, step: int = 0) -> bytes:
@@ -124,13 +124,17 @@ def _hparams_event(tag: str, content: HParamsPluginData) -> bytes:
 def _session_start(member: Member) -> SessionStartInfo:
     """The run's hyperparameters. Runs that differ in `seed` alone share a group, which TensorBoard shows as one row."""
     configuration = {name: value for name, value in member.params.items() if name != "seed"}
-    info = SessionStartInfo(group_name=identity(configuration), start_time_secs=time.time())
+    name = readable_name(configuration, 64)
+    group = "-".join(
+        part for part in (name, identity(configuration)[:12]) if part
+    )  # TensorBoard shows it as the trial's id
+    info = SessionStartInfo(group_name=group, start_time_secs=time.time())
     for name, value in configuration.items():
         plain = encode(value)
         field = info.hparams[name]
         if isinstance(plain, bool):  # before numbers: a bool is an int too
             field.bool_value = plain
-        elif isinstance(plain, (int, float)):
+        elif isinstance(plain, (int, float)) and abs(plain) <= sys.float_info.max:
             field.number_value = plain
         else:
             field.string_value = plain if isinstance(plain, str) and _fits(plain) else short_text(value)
@@ -139,37 +143,6 @@ def _session_start(member: Member) -> SessionStartInfo:
 
 def _fits(text: str) -> bool:
     return len(text) <= 256 and text.isprintable()
-
-
-@contextmanager
-def frozen_rng() -> Iterator[None]:
-    """Leaves every random number generator as it was found, so that looking at data or network changes no training."""
-    import torch
-
-    python_state = random.getstate()
-    numpy = sys.modules.get("numpy")
-    numpy_state = numpy.random.get_state() if numpy else None
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python_state)
-        if numpy:
-            numpy.random.set_state(numpy_state)
-
-
-def sample_batch(loader: Any) -> Any:
-    """The first samples of the loader's data set, collated as the loader does it; None when it cannot be looked into.
-
-    No iterator is begun, so the loader's own order and its workers stay as they are.
-    """
-    dataset: Any = getattr(loader, "dataset", None)
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-        return None
-    with frozen_rng():
-        samples = [dataset[index] for index in range(min(SAMPLE_SIZE, len(dataset)))]
-        return loader.collate_fn(samples) if samples else None
 
 
 def _image_grid(inputs: Any) -> Summary.Image | None:
@@ -187,7 +160,7 @@ def _image_grid(inputs: Any) -> Summary.Image | None:
         grid = (grid - low) / (high - low).clamp(min=1e-12)
     pixels = (grid.nan_to_num() * 255).round().byte().permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png")
+    Image.fromarray(pixels).save(buffer, "png", compress_level=1)  # a third of the time, and no larger here
     height, width, channels = pixels.shape
     return Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=buffer.getvalue())
 
@@ -201,6 +174,9 @@ def _trace(network: "Module", inputs: Any) -> bytes:
 
     try:
         probe = copy.deepcopy(network).eval()
+        for module in probe.modules():  # a hook of the user's counts or keeps what it sees
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
         device = next((param.device for param in probe.parameters()), torch.device("cpu"))
         row = inputs[:1].to(device)
         from torch.utils.tensorboard._pytorch_graph import graph
@@ -223,11 +199,35 @@ def _module_tree(network: "Module") -> bytes:
     from torch.utils.tensorboard.summary import text
 
     lines = [
-        f"    {'  ' * name.count('.')}{name or 'network'}: {type(module).__name__}, "
-        f"{sum(param.numel() for param in module.parameters()):,} parameters"
+        f"    {'  ' * name.count('.')}{name or 'network'}: {type(module).__name__}, {_num_parameters(module):,} parameters"
         for name, module in network.named_modules()
     ]
     return _event(text("graph", "\n".join(lines)))
+
+
+def _num_parameters(module: "Module") -> int:
+    return sum(param.numel() for param in module.parameters() if _has_shape(param))
+
+
+def _has_shape(param: Any) -> bool:
+    """Whether a parameter has a shape; those of torch's lazy layers get theirs with the first batch."""
+    return type(param).__name__ != "UninitializedParameter"
+
+
+def _architecture(network: "Module") -> str:
+    """What tells two networks apart whose graphs differ: modules, shapes, and what plain attributes `forward` may look at."""
+    parts = [repr(network)]
+    for name, module in network.named_modules():
+        plain = {key: _plain_text(value) for key, value in vars(module).items() if not key.startswith("_")}
+        parts.append(f"{name} {type(module).__module__}.{type(module).__qualname__} {plain}")
+    shapes = [(name, tuple(param.shape)) for name, param in network.named_parameters() if _has_shape(param)]
+    return f"{parts} {shapes}"
+
+
+def _plain_text(value: Any) -> str:
+    if isinstance(value, (bool, int, float, str, list, tuple)):
+        return repr(value)[:1000]
+    return str(getattr(value, "__qualname__", None) or type(value).__qualname__)
 
 
 def _histograms(network: "Module") -> tuple[list[Summary.Value], Mapping[str, float]]:
@@ -237,7 +237,7 @@ def _histograms(network: "Module") -> tuple[list[Summary.Value], Mapping[str, fl
     values: list[Summary.Value] = []
     num_not_finite: dict[str, float] = {}
     for name, param in network.named_parameters():
-        if not param.requires_grad:
+        if not param.requires_grad or not _has_shape(param):
             continue
         for tag, tensor in ((name, param.detach()), (f"{name}.grad", param.grad)):
             if tensor is None:
@@ -251,8 +251,10 @@ def _histograms(network: "Module") -> tuple[list[Summary.Value], Mapping[str, fl
 
 
 def _finite(tensor: "torch.Tensor") -> tuple["torch.Tensor", int]:
-    flat = tensor.detach().float().reshape(-1)
-    if flat.isfinite().all():
-        return flat, 0
-    finite = flat[flat.isfinite()]
-    return finite, flat.numel() - finite.numel()
+    """The finite values, flat, and the number of the others."""
+    tensor = tensor.detach()
+    if tensor.is_sparse:
+        tensor = tensor.coalesce().values()
+    flat = tensor.reshape(-1) if tensor.element_size() >= 4 else tensor.reshape(-1).float()  # numpy has no bfloat16
+    is_finite = flat.isfinite()
+    return (flat, 0) if is_finite.all() else (flat[is_finite], int((~is_finite).sum()))

@@ -28,7 +28,7 @@ class Member:
 class Writer:
     """Takes what a run leaves as it happens. What a writer does not care for, it leaves out: each method does nothing by default.
 
-    A writer that raises is warned about once and then left out; it never fails the run.
+    A writer that raises never fails the run: it is warned about once, and left out until that run has ended.
     """
 
     def begin(self, member: Member) -> None:
@@ -58,6 +58,8 @@ class Writers:
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self._writers = list(writers)
+        self._failed: set[int] = set()  # places of the writers that are left out of the run under way
+        self._warned: set[int] = set()
 
     def begin(self, member: Member) -> None:
         """See `Writer`; so for all that follow."""
@@ -76,20 +78,30 @@ class Writers:
         self._tell(lambda writer: writer.epoch(member, row))
 
     def end(self, member: Member, end: RunEnd) -> None:  # noqa: D102
+        self._failed.clear()  # an end is told to all, so that each can let go of the run
         self._tell(lambda writer: writer.end(member, end))
+        self._failed.clear()
 
     def close(self) -> None:  # noqa: D102
         self._tell(lambda writer: writer.close())
 
     def _tell(self, tell: Callable[[Writer], None]) -> None:
-        for writer in list(self._writers):
+        for place, writer in enumerate(self._writers):
+            if place in self._failed:
+                continue
             try:
                 tell(writer)
             except Exception as error:  # noqa: BLE001 (whatever a writer does, the run goes on)
-                self._writers.remove(writer)
-                warnings.warn(
-                    f"{type(writer).__name__} failed and is left out from here on; the journal keeps every row "
-                    f"({type(error).__name__}: {error})",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
+                self._failed.add(place)
+                self._warn(place, writer, error)
+
+    def _warn(self, place: int, writer: Writer, error: Exception) -> None:
+        if place in self._warned:
+            return
+        self._warned.add(place)
+        warnings.warn(
+            f"{type(writer).__name__} failed and is left out of the rest of this run; the journal keeps every row "
+            f"({type(error).__name__}: {error})",
+            RuntimeWarning,
+            stacklevel=5,
+        )

@@ -83,7 +83,7 @@ def validate(net: torch.nn.Module, data: Splits, batch_size: int) -> dict[str, f
     net.eval()
     total, num_correct, num_samples = 0.0, 0, 0
     with torch.no_grad():
-        for inputs, targets in DataLoader(data.validation, batch_size=batch_size):
+        for inputs, targets in DataLoader(data.validation, batch_size=batch_size, generator=torch.Generator()):
             preds = net(inputs)
             total += F.cross_entropy(preds, targets).double().item() * len(inputs)
             num_correct += int(preds.argmax(1).eq(targets).sum())

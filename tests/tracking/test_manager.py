@@ -14,7 +14,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from runmanager import RunBuilder, RunManager, load_results
 from runmanager.parameters import ParameterError
-from runmanager.tracking.errors import CallOrderError, EmptyEpochError, MetricError, StorageError, UnknownBatchSizeError
+from runmanager.tracking.errors import (
+    CallOrderError,
+    EmptyEpochError,
+    MetricError,
+    RunInUseError,
+    StorageError,
+    UnknownBatchSizeError,
+)
 from runmanager.tracking.history import read_sweep
 from runmanager.tracking.run_dir import find_sweep
 from runmanager.tracking.writers import Writer
@@ -262,9 +269,9 @@ def test_a_metric_may_be_any_scalar_of_numpy_or_torch(m: RunManager) -> None:
         ({"per_class": torch.zeros(3)}, r"shape \(3,\)"),
         ({"z": 1j}, "not a complex"),
         ({"nothing": None}, "not a NoneType"),
-        ({"loss": 1.0}, "'loss' is a column of the results"),
-        ({"run duration": 1.0}, "'run duration' is a column"),
-        ({"lr": 1.0}, "'lr' is a parameter of this run.*lr_metric"),
+        ({"epoch": 1.0}, "'epoch' is a column of the results"),
+        ({"run": 1.0}, "'run' is a column"),
+        ({"lr": 1.0}, "'lr' is a parameter of this run.*lr_now"),
     ],
 )
 def test_a_metric_that_cannot_be_recorded_is_refused_by_name(m: RunManager, metrics: dict, message: str) -> None:
@@ -274,6 +281,28 @@ def test_a_metric_that_cannot_be_recorded_is_refused_by_name(m: RunManager, metr
         m.log(**metrics)
     with pytest.raises(MetricError, match=message):
         m.log_step(**metrics)
+
+
+def test_a_loop_without_tensors_may_log_its_loss_but_not_track_it_as_well(m: RunManager, tmp_path: Path) -> None:
+    m.begin_run(RUN)
+    one_epoch(m, loss=0.5, accuracy=0.25)
+    assert (m.run_data[0]["loss"], m.run_data[0]["accuracy"]) == (0.5, 0.25)
+    m.begin_epoch()
+    m.track_loss(1.0, [1, 2])
+    m.log(loss=0.5)
+    with pytest.raises(MetricError, match=r"log\(loss=.*was tracked as well"):
+        m.end_epoch()
+
+
+def test_two_managers_never_write_the_same_run(m: RunManager, tmp_path: Path) -> None:
+    m.begin_run(RUN)
+    other = RunManager("mine", root=tmp_path, tensorboard=False, quiet=True)
+    with pytest.raises(RunInUseError, match="let that one end first"):
+        other.begin_run(RUN)
+    one_epoch(m)
+    m.end_run()
+    other.begin_run(RUN)
+    other.abandon(None)
 
 
 def test_steps_are_kept_and_read_back(m: RunManager, tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""What would go wrong in a run, found by building it before anything is trained."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from runmanager.data.splits import DataError, Splits
+from runmanager.training.parts import Parts, build_loss, build_network, build_optimizer, is_function_of_run
+from runmanager.training.seeding import seeded
+from runmanager.training.settings import SETTINGS, USUAL, TrainerError, choose_device, has_classes
+
+if TYPE_CHECKING:
+    from runmanager.training.trainer import Trainer
+
+
+def faults_of(
+    trainer: "Trainer", runs: Sequence[Any], objective: str | None, split_seed: int, project: Path
+) -> list[str]:
+    """The faults of all these runs, each once. The first run also puts two samples through its network and its loss."""
+    found: dict[str, None] = {}
+    for index, run in enumerate(runs):
+        with seeded(0):
+            _look_at(trainer, run, found, index == 0, objective, split_seed, project)
+    return list(found)
+
+
+def _look_at(
+    trainer: "Trainer",
+    run: Any,
+    found: dict[str, None],
+    is_first: bool,
+    objective: str | None,
+    split_seed: int,
+    project: Path,
+) -> None:
+    before = len(found)
+    settings = {name: _note(found, name, partial(trainer.setting, name, run)) for name in SETTINGS}
+    network = _note(found, "network", partial(build_network, trainer.network, run))
+    loss = _note(found, "loss", partial(build_loss, trainer.loss, run))
+    if network is not None:
+        device = _note(found, "device", partial(choose_device, settings["device"]))
+        network.to(device or "cpu")
+        optimizer = _note(found, "optimizer", partial(build_optimizer, trainer.optimizer, run, network))
+    if not (is_first or is_function_of_run(trainer.data) or "validation" in run._fields):
+        return
+    splits = _note(found, "data", partial(trainer.splits, run, split_seed, project))
+    if splits is not None and objective and splits.validation is None:
+        found[f"objective={objective!r} needs validation data; give the Trainer validation=0.1"] = None
+    if is_first and len(found) == before:
+        _note(found, "first batch", partial(_try_batch, Parts(network, optimizer, loss), splits, objective))
+
+
+def _try_batch(parts: Parts, splits: Splits, objective: str | None) -> None:
+    """Two samples through network and loss."""
+    loader = DataLoader(splits.train, batch_size=2)
+    batch = next(iter(loader))
+    if not isinstance(batch, (list, tuple)) or len(batch) != 2 or not all(isinstance(one, Tensor) for one in batch):
+        raise TrainerError("the data gives no (inputs, targets) pairs of tensors; let __getitem__ return such a pair")
+    inputs, targets = batch[0].to(parts.device), batch[1].to(parts.device)
+    shapes = f"inputs {list(inputs.shape)}, targets {list(targets.shape)}"
+    parts.network.eval()
+    with torch.no_grad():
+        try:
+            preds = parts.network(inputs)
+            loss = parts.loss(preds, targets)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise TrainerError(f"{shapes} do not go through: {type(error).__name__}: {error}") from error
+    if loss.ndim != 0:
+        raise TrainerError(f"the loss has shape {list(loss.shape)}; return its mean over the batch, shape []")
+    if objective == "val_accuracy" and not has_classes(preds, targets):
+        raise TrainerError(
+            f"{shapes}: there is no val_accuracy, since targets are no classes; use objective='val_loss'"
+        )
+
+
+def _note(found: dict[str, None], part: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns; where it raises, None, and the fault is noted."""
+    try:
+        return make()
+    except AttributeError as error:
+        if error.name and hasattr(error.obj, "_fields"):
+            names = ", ".join(error.obj._fields) or "no parameters"
+            example = USUAL.get(error.name, "...")
+            found[f"the {part} reads run.{error.name}, but the grid has {names}; add {error.name}=[{example}]"] = None
+        else:
+            found[f"{part}: AttributeError: {error}"] = None
+    except (TrainerError, DataError, FileNotFoundError) as error:
+        found[f"{part}: {error}" if part == "first batch" else str(error)] = None
+    except Exception as error:  # noqa: BLE001 (the user's own functions may raise anything, and all of it is a fault)
+        found[f"{part}: {type(error).__name__}: {error}"] = None
+    return None

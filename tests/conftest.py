@@ -1,0 +1,160 @@
+"""What several rooms' tests share: a small project on disk, and the command that works in it."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY = """\
+import random
+from collections import OrderedDict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import Dataset
+
+from runmanager import Sweep, Trainer
+
+torch.set_num_threads(1)
+inputs = torch.rand(60, 4, generator=torch.Generator().manual_seed(0))
+targets = (inputs.sum(1) > 2).long()
+{before}
+
+sweep = Sweep(
+    params=OrderedDict({params}),
+    trainer=Trainer({parts}),
+    {sweep}
+)
+"""
+PARTS = {
+    "data": "(inputs, targets)",
+    "network": "lambda: nn.Linear(4, 2)",
+    "optimizer": "lambda run, network: torch.optim.SGD(network.parameters(), lr=run.lr)",
+    "loss": "F.cross_entropy",
+    "epochs": "2",
+    "device": "'cpu'",
+}
+BY_FUNCTION = """\
+from runmanager import Sweep
+{before}
+
+def train(run, m):
+{body}
+
+sweep = Sweep(params={params}, train=train, {sweep})
+"""
+
+
+@dataclass
+class Said:
+    """What a command left: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@dataclass
+class Project:
+    """A project in a temporary folder."""
+
+    root: Path
+
+    def write(self, text: str, name: str = "tiny") -> Path:
+        """Puts a file into sweeps/."""
+        path = self.root / "sweeps" / f"{name}.py"
+        path.write_text(text)
+        return path
+
+    def sweep(
+        self,
+        *,
+        name: str = "tiny",
+        params: str = "lr=[0.1, 0.01], batch_size=[10, 20]",
+        sweep: str = "objective='val_accuracy'",
+        before: str = "",
+        **parts: str | None,
+    ) -> Path:
+        """Writes a sweep of four runs that takes no time; `parts` are the Trainer's arguments, as source text."""
+        given = {part: text for part, text in {**PARTS, **parts}.items() if text is not None}
+        arguments = ", ".join(f"{part}={text}" for part, text in given.items())
+        return self.write(TINY.format(before=before, params=params, parts=arguments, sweep=sweep), name)
+
+    def by_function(
+        self, body: str, *, name: str = "tiny", params: str = "{'lr': [0.1, 0.01]}", sweep: str = "", before: str = ""
+    ) -> Path:
+        """Writes a sweep that is trained by a function with this body."""
+        lines = "".join(f"    {line}\n" for line in body.strip().splitlines())
+        return self.write(BY_FUNCTION.format(before=before, body=lines, params=params, sweep=sweep), name)
+
+    def launch(self, name: str = "tiny", **options: Any) -> Any:
+        """Launches a sweep of sweeps/ in this process; quiet and without TensorBoard unless told otherwise."""
+        from runmanager import launch
+
+        return launch(self.root / "sweeps" / f"{name}.py", **{"tensorboard": False, "quiet": True, **options})
+
+    def folders(self, name: str = "tiny") -> list[Path]:
+        """The run folders of a sweep, by number."""
+        return sorted(path for path in (self.root / "runs" / name).iterdir() if path.is_dir())
+
+    def losses(self, name: str = "tiny") -> dict[int, list[float]]:
+        """The losses of each run, epoch by epoch, as its journal has them."""
+        from runmanager.tracking.history import read_sweep
+        from runmanager.tracking.run_dir import SweepDir
+
+        runs = read_sweep(SweepDir(self.root, name)).runs
+        return {run.number: [row.loss for row in run.rows] for run in runs}
+
+    def files(self) -> dict[str, bytes]:
+        """Every file of the project but compiled Python, with its content."""
+        paths = [path for path in self.root.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+        return {str(path.relative_to(self.root)): path.read_bytes() for path in paths}
+
+    def environment(self) -> dict[str, str]:
+        """For a process of its own."""
+        return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def process(self, *arguments: str) -> Said:
+        """`python -m runmanager ...` in a process of its own."""
+        command = [sys.executable, "-m", "runmanager", *arguments]
+        done = subprocess.run(
+            command, cwd=self.root, env=self.environment(), capture_output=True, text=True, timeout=120
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty project, which is also the current folder."""
+    root = tmp_path / "project"
+    (root / "sweeps").mkdir(parents=True)
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "path", sys.path[:])  # a launch puts the project on it
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return Project(root)
+
+
+@pytest.fixture
+def command(project, monkeypatch, capsys):
+    """Runs the `runmanager` command in this process, in the project."""
+
+    def run(*arguments: str) -> Said:
+        from runmanager.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["runmanager", *arguments])
+        capsys.readouterr()
+        try:
+            main()
+            status = 0
+        except SystemExit as error:
+            status = error.code or 0
+        said = capsys.readouterr()
+        return Said(status, said.out, said.err)
+
+    return run

@@ -1,0 +1,310 @@
+"""The Trainer trains as a plain PyTorch loop would, bit for bit, and finds what is wrong before it trains."""
+
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from runmanager import RunBuilder, RunManager, Trainer
+from runmanager.data.splits import stratified_split
+from runmanager.training.seeding import run_seed
+from runmanager.training.trainer import TrainerError
+
+torch.set_num_threads(1)
+INPUTS = torch.rand(61, 4, generator=torch.Generator().manual_seed(0))
+TARGETS = (INPUTS.sum(1) > 2).long()
+SWEEP_SEED = 3
+
+
+def sgd(run, network):
+    return torch.optim.SGD(network.parameters(), lr=run.lr, momentum=0.9)
+
+
+def small_network():
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
+
+
+def trainer(**parts):
+    usual = {
+        "network": small_network,
+        "data": (INPUTS, TARGETS),
+        "optimizer": sgd,
+        "loss": F.cross_entropy,
+        "epochs": 3,
+        "batch_size": 10,
+        "validation": 0.2,
+        "device": "cpu",
+    }
+    return Trainer(**{**usual, **parts})
+
+
+def run_of(**params):
+    return RunBuilder.get_runs({name: [value] for name, value in {"lr": 0.1, **params}.items()})[0]
+
+
+def rows_of(training, run, folder, *, seed=None, tensorboard=False):
+    """Trains a run in a project of its own and returns its rows without their times."""
+    manager = RunManager("test", root=folder, tensorboard=tensorboard, quiet=True)
+    seed = run_seed(SWEEP_SEED, run._asdict()) if seed is None else seed
+    with manager.tracking(run, seed=seed):
+        training.train(run, manager, seed=seed, split_seed=SWEEP_SEED, project=folder)
+    manager.close()
+    return [
+        {name: value for name, value in row.items() if not name.endswith("duration") and name != "run"}
+        for row in manager.run_data
+    ]
+
+
+def rows_by_hand(run, *, shuffle=True):
+    """The same in plain PyTorch: network, loader and optimizer made after the seed, then the usual loop."""
+    seed = run_seed(SWEEP_SEED, run._asdict())
+    train, validation = stratified_split(TensorDataset(INPUTS, TARGETS), 0.2, SWEEP_SEED)
+    torch.manual_seed(seed)
+    network = small_network()
+    optimizer = sgd(run, network)
+    loader = DataLoader(train, batch_size=10, shuffle=shuffle, generator=torch.Generator().manual_seed(seed))
+    rows = []
+    for epoch in range(1, 4):
+        sums = torch.zeros(2)
+        network.train()
+        for inputs, targets in loader:
+            preds = network(inputs)
+            loss = F.cross_entropy(preds, targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            sums += torch.stack([loss.detach() * len(inputs), (preds.argmax(1) == targets).sum()])
+        row = {"epoch": epoch, "loss": sums[0] / len(train), "accuracy": sums[1] / len(train)}
+        sums = torch.zeros(2)
+        network.eval()
+        with torch.no_grad():
+            for inputs, targets in DataLoader(validation, batch_size=10, generator=torch.Generator()):
+                preds = network(inputs)
+                loss = F.cross_entropy(preds, targets)
+                sums += torch.stack([loss * len(inputs), (preds.argmax(1) == targets).sum()])
+        rows.append({**row, "val_loss": sums[0] / len(validation), "val_accuracy": sums[1] / len(validation)})
+    return rows
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_each_step_is_bit_equal_to_a_plain_torch_loop(shuffle, tmp_path):
+    losses = []
+
+    def recording_loss(preds, targets):
+        loss = F.cross_entropy(preds, targets)
+        losses.append(loss.item())
+        return loss
+
+    run = run_of()
+    rows_of(trainer(loss=recording_loss, shuffle=shuffle, epochs=2), run, tmp_path)
+    seed = run_seed(SWEEP_SEED, run._asdict())
+    train, validation = stratified_split(TensorDataset(INPUTS, TARGETS), 0.2, SWEEP_SEED)
+    torch.manual_seed(seed)
+    network = small_network()
+    optimizer = sgd(run, network)
+    loader = DataLoader(train, batch_size=10, shuffle=shuffle, generator=torch.Generator().manual_seed(seed))
+    expected = []
+    for _ in range(2):
+        network.train()
+        for inputs, targets in loader:
+            loss = F.cross_entropy(network(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            expected.append(loss.item())
+        network.eval()
+        with torch.no_grad():
+            expected += [
+                F.cross_entropy(network(x), y).item()
+                for x, y in DataLoader(validation, batch_size=10, generator=torch.Generator())
+            ]
+    assert losses == expected
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_rows_are_those_of_a_plain_torch_loop(shuffle, tmp_path):
+    rows, expected = rows_of(trainer(shuffle=shuffle), run_of(), tmp_path), rows_by_hand(run_of(), shuffle=shuffle)
+    assert len(rows) == 3
+    for row, hand in zip(rows, expected, strict=True):
+        for name, value in hand.items():  # the sums are taken in another precision, so the means agree but for that
+            assert row[name] == pytest.approx(float(value), rel=1e-6)
+
+
+def test_tensorboard_changes_no_number(tmp_path):
+    images = (torch.rand(40, 1, 4, 4), TARGETS[:40])
+    training = trainer(
+        data=images, network=lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(16, 2)), batch_size=7
+    )
+    without = rows_of(training, run_of(), tmp_path / "a")
+    assert rows_of(training, run_of(), tmp_path / "b", tensorboard=True) == without
+
+
+def test_the_same_run_gives_the_same_rows_whatever_was_drawn_before(tmp_path):
+    once = rows_of(trainer(), run_of(), tmp_path / "a")
+    torch.rand(17), np.random.rand(3), random.random()
+    rows_of(trainer(), run_of(lr=0.5), tmp_path / "b")
+    assert rows_of(trainer(), run_of(), tmp_path / "c") == once
+
+
+def test_another_seed_gives_other_rows(tmp_path):
+    once, other = (rows_of(trainer(), run_of(), tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    assert once != other
+
+
+def test_training_leaves_the_generators_outside_alone(tmp_path):
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    rows_of(trainer(), run_of(), tmp_path)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
+
+
+def test_the_check_leaves_the_generators_outside_alone(tmp_path):
+    training = trainer(data=lambda run: (torch.rand(20, 4), torch.tensor([0, 1] * 10)))
+    before = torch.get_rng_state()
+    assert training.faults([run_of()], 0, tmp_path) == []
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_training_is_in_train_mode_and_validation_in_eval_mode_without_gradients(tmp_path):
+    seen = []
+
+    class Recording(nn.Linear):
+        def forward(self, inputs):
+            seen.append((self.training, torch.is_grad_enabled()))
+            return super().forward(inputs)
+
+    rows_of(trainer(network=lambda: Recording(4, 2), batch_size=100, epochs=2), run_of(), tmp_path)
+    assert seen == [(True, True), (False, False)] * 2
+
+
+def test_validation_metrics_are_means_over_all_validation_samples(tmp_path):
+    validation = (torch.randn(7, 4), torch.tensor([0, 1, 1, 0, 1, 1, 1]))
+    kept = []
+
+    def network():
+        kept.append(nn.Linear(4, 2))
+        return kept[-1]
+
+    training = trainer(network=network, data=((INPUTS, TARGETS), validation), batch_size=3, epochs=1)
+    (row,) = rows_of(training, run_of(), tmp_path)
+    preds = kept[-1](validation[0])
+    assert row["val_loss"] == pytest.approx(F.cross_entropy(preds, validation[1]).item(), rel=1e-6)
+    assert row["val_accuracy"] == pytest.approx((preds.argmax(1) == validation[1]).float().mean().item())
+
+
+def test_the_test_data_is_never_read(tmp_path):
+    class Untouchable(Dataset):
+        def __getitem__(self, index):
+            raise AssertionError("the test data was read")
+
+        def __len__(self):
+            raise AssertionError("the test data was counted")
+
+    train, validation = stratified_split(TensorDataset(INPUTS, TARGETS), 0.2, 0)
+    training = trainer(data=(train, validation, Untouchable()))
+    assert training.faults([run_of()], 0, tmp_path) == []
+    assert len(rows_of(training, run_of(), tmp_path)) == 3
+
+
+def test_settings_are_read_from_the_grid_where_the_trainer_has_none(tmp_path):
+    training = trainer(epochs=None, batch_size=None, validation=None)
+    rows = rows_of(training, run_of(epochs=2, batch_size=61, validation=0, shuffle=False), tmp_path)
+    assert len(rows) == 2
+    assert "val_loss" not in rows[0]
+
+
+def test_settings_may_be_functions_of_the_run(tmp_path):
+    training = trainer(epochs=lambda run: run.length, network=lambda run: nn.Linear(4, run.width))
+    assert len(rows_of(training, run_of(length=1, width=5), tmp_path)) == 1
+
+
+def test_a_network_that_was_built_before_is_copied_for_each_run(tmp_path):
+    network = nn.Linear(4, 2)
+    weight = network.weight.clone()
+    once = rows_of(trainer(network=network), run_of(), tmp_path / "a")
+    again = rows_of(trainer(network=network), run_of(), tmp_path / "b")
+    assert once == again
+    assert torch.equal(network.weight, weight)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.CrossEntropyLoss, lambda run: nn.CrossEntropyLoss()])
+def test_a_loss_may_be_a_module_its_class_or_a_function_of_the_run(loss, tmp_path):
+    assert rows_of(trainer(loss=loss), run_of(), tmp_path / "a") == rows_of(trainer(), run_of(), tmp_path / "b")
+
+
+def test_targets_that_are_no_classes_have_a_loss_and_no_accuracy(tmp_path):
+    training = trainer(data=(INPUTS, INPUTS.sum(1, keepdim=True)), network=lambda: nn.Linear(4, 1), loss=F.mse_loss)
+    rows = rows_of(training, run_of(), tmp_path)
+    assert rows[0]["accuracy"] is None
+    assert "val_loss" in rows[0]
+    assert "val_accuracy" not in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"epochs": None}, "epochs is neither given to the Trainer nor in the grid; add epochs=3"),
+        ({"batch_size": None}, "batch_size is neither given to the Trainer nor in the grid; add batch_size=100"),
+        ({"epochs": 0}, "epochs=0 is not a whole number of 1 or more"),
+        ({"batch_size": 2.5}, "batch_size=2.5 is not a whole number of 1 or more"),
+        ({"shuffle": "yes"}, "shuffle='yes' is neither True nor False"),
+        ({"validation": 1.5}, "validation=1.5"),
+        ({"device": "gpu"}, "device='gpu' is unknown; choose 'cuda', 'mps' or 'cpu'"),
+        ({"network": lambda: 3}, "gives a int; give a Module class"),
+        ({"optimizer": torch.optim.Adam}, "write optimizer=lambda run, network: torch.optim.Adam("),
+        ({"optimizer": lambda run, network: None}, "not a torch.optim.Optimizer"),
+        ({"optimizer": lambda run, network: run.momentum}, "the grid has lr; add momentum=[0.9]"),
+        ({"loss": "cross_entropy"}, "write loss=F.cross_entropy"),
+        ({"loss": partial(F.cross_entropy, reduction="none")}, "the loss has shape [2]; return its mean"),
+        ({"data": "fashion_mnst"}, "did you mean 'fashion_mnist'?"),
+        ({"data": lambda run: 1 / 0}, "data: ZeroDivisionError"),
+        ({"data": (INPUTS, TARGETS[:3])}, "61 inputs but 3 targets"),
+        ({"data": TensorDataset(INPUTS)}, "(inputs, targets)"),
+        ({"network": lambda: nn.Linear(5, 2)}, "inputs [2, 4], targets [2] do not go through"),
+    ],
+)
+def test_a_fault_is_found_before_training_and_says_what_to_write(parts, said, tmp_path):
+    faults = trainer(**parts).faults([run_of()], 0, tmp_path)
+    assert len(faults) == 1
+    assert said in faults[0]
+
+
+def test_faults_of_several_parts_are_found_together(tmp_path):
+    training = trainer(data="nowhere", epochs=0, shuffle=3, optimizer=lambda run, network: run.momentum)
+    faults = "\n".join(training.faults([run_of()], 0, tmp_path))
+    for part in ("data='nowhere'", "epochs=0", "shuffle=3", "run.momentum"):
+        assert part in faults
+
+
+def test_a_faulty_network_hides_no_faulty_loss(tmp_path):
+    faults = "\n".join(trainer(network=3, loss="mse").faults([run_of()], 0, tmp_path))
+    assert "network=" in faults
+    assert "loss=" in faults
+
+
+def test_each_fault_is_named_once_however_many_runs_have_it(tmp_path):
+    runs = RunBuilder.get_runs({"lr": [0.1, 0.2, 0.3]})
+    assert len(trainer(optimizer=lambda run, network: run.momentum).faults(runs, 0, tmp_path)) == 1
+
+
+def test_a_fault_of_one_value_alone_is_found(tmp_path):
+    runs = RunBuilder.get_runs({"lr": [0.1], "batch_size": [10, 0]})
+    (fault,) = trainer(batch_size=None).faults(runs, 0, tmp_path)
+    assert "batch_size=0" in fault
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
+    runs = RunBuilder.get_runs({"lr": [0.1], "batch_size": list(np.array([10, 20]))})
+    assert trainer(batch_size=None).faults(runs, 0, tmp_path) == []
+
+
+def test_a_device_that_is_not_here_is_refused():
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has it")
+    with pytest.raises(TrainerError, match="there is none here; choose 'cpu'"):
+        trainer(device="mps").build(run_of())
