@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 
@@ -60,12 +61,14 @@ def scalars_event(step: int, scalars: Mapping[str, float], prefix: str = "") -> 
         scalars: the values by tag.
         prefix: goes before each tag.
     """
-    packer, keys = _layout(tuple(scalars), prefix)
-    values = scalars.values()
+    packer, layout = _layout(tuple(scalars), prefix)
+    fields = layout.copy()
+    fields[1::2] = scalars.values()
     try:
-        body = packer.pack(*itertools.chain.from_iterable(zip(keys, values, strict=True)))
+        body = packer.pack(*fields)
     except OverflowError:
-        body = packer.pack(*itertools.chain.from_iterable(zip(keys, map(_as_float32, values), strict=True)))
+        fields[1::2] = map(_as_float32, scalars.values())
+        body = packer.pack(*fields)
     return struct.pack("<Bd", 0x09, time.time()) + b"\x10" + _varint(step) + b"\x2a" + _varint(len(body)) + body
 
 
@@ -77,14 +80,18 @@ def _as_float32(value: float) -> float:
 
 
 @lru_cache(maxsize=512)
-def _layout(tags: tuple[str, ...], prefix: str) -> tuple[struct.Struct, list[bytes]]:
-    """How a Summary of these tags is laid out: before each float its Value's header and tag, which never change."""
+def _layout(tags: tuple[str, ...], prefix: str) -> tuple[struct.Struct, list[Any]]:
+    """How a Summary of these tags is laid out: before each float its Value's header and tag, which never change.
+
+    The list has those, and between them the places of the floats.
+    """
     keys = []
     for tag in tags:
         name = f"{prefix}{tag}".encode("utf-8", "replace")
         tag_field = b"\x0a" + _varint(len(name)) + name
         keys.append(b"\x0a" + _varint(len(tag_field) + 5) + tag_field + b"\x15")
-    return struct.Struct("<" + "".join(f"{len(key)}sf" for key in keys)), keys
+    packer = struct.Struct("<" + "".join(f"{len(key)}sf" for key in keys))
+    return packer, [field for key in keys for field in (key, 0.0)]
 
 
 def _varint(number: int) -> bytes:

@@ -55,9 +55,9 @@ def write_all(file: io.FileIO, data: bytes) -> None:
     Raises:
         OSError: the disk is full, say; a part may have been written.
     """
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
+    num_written = file.write(data)
+    while num_written < len(data):
+        num_written += file.write(memoryview(data)[num_written:])
 
 
 class SyncedFile:

@@ -272,6 +272,7 @@ class RunManager:
                 epoch.metrics[index].update(numbers)
             else:
                 tracked.member.metrics.update(numbers)
+                tracked.member.last.update(numbers)
                 self._writers.log(tracked.member, numbers)
 
     def log_step(self, /, **scalars: Any) -> None:

@@ -82,15 +82,19 @@ class TailFile:
         try:
             self._put(new + new_tail)
         except OSError:
+            self._size = os.fstat(self._file.fileno()).st_size  # a part may have been written
             self._put(self._tail)
             raise
         self._settled, self._tail = self._settled + len(new), new_tail
 
     def _put(self, data: bytes) -> None:
-        self._file.seek(self._settled)
+        if self._file.tell() != self._settled:
+            self._file.seek(self._settled)
         write_all(self._file, data)
-        self._size = self._settled + len(data)
-        self._file.truncate(self._size)
+        end = self._settled + len(data)
+        if end < self._size:
+            self._file.truncate(end)
+        self._size = end
 
     def touch(self) -> None:
         """Says that the file is as new as the journals."""
@@ -129,7 +133,7 @@ class ResultsWriter(Writer):
     @_or_out_of_date
     def begin(self, member: Member) -> None:
         """A new run is a new live row; an earlier attempt of it leaves the tables."""
-        run = RunSummary(member.number, member.params)
+        run = RunSummary(member.number, member.params, last=member.last, best=member.best)
         self._live[run.number] = run
         if self._columns.add_run(member.params, ()) or not self._files_are_ours():
             self._rebuild()
@@ -143,7 +147,6 @@ class ResultsWriter(Writer):
     @_or_out_of_date
     def log(self, member: Member, metrics: Metrics) -> None:
         """A metric of the run shows in its row."""
-        self._live[member.number].last.update(metrics)
         if self._columns.add_run((), metrics) or not self._files_are_ours():
             self._rebuild()
         else:
@@ -154,9 +157,9 @@ class ResultsWriter(Writer):
         """Adds the row."""
         run = self._live[member.number]
         run.num_epochs, run.run_seconds = run.num_epochs + 1, row.run_seconds
-        run.last.update(row.values())
-        run.best = member.best
-        if self._columns.add_row(row) or not self._files_are_ours():
+        if self._columns.add_row(row) or not (
+            self._files and self._files[0].is_ours()
+        ):  # whoever writes one, writes all
             self._rebuild()  # finds this row in the journal
             return
         params = self._params[row.run]

@@ -126,7 +126,7 @@ def epoch_object(row: EpochRow, columns: Columns, params: ParamsText) -> str:
 
 @dataclass
 class RunSummary:
-    """One run's row: its state now."""
+    """One run's row: its state now. While the run is trained, `last` and `best` are those that its manager keeps."""
 
     number: int
     params: Params
@@ -148,8 +148,8 @@ class RunSummary:
         cells = [str(self.number), self.status, str(self.num_epochs), seconds]
         for metric in columns.run_metrics:
             best = self.best.get(metric)
-            cells.append(_metric_cell(metric, self.last, params))
-            cells += [repr(best.value), str(best.epoch)] if best else ["", ""]
+            cells.append(repr(self.last[metric]) if metric in self.last else params.cells.get(metric, ""))
+            cells.append(f"{best.value!r},{best.epoch}" if best else ",")
         error = csv_line([to_cell(self.error)])[:-1] if self.error else ""
         return ",".join([*cells, error]) + params.run_csv
 

@@ -232,6 +232,7 @@ def _plain_text(value: Any) -> str:
 
 def _histograms(network: "Module") -> tuple[list[Summary.Value], Mapping[str, float]]:
     """Histograms of the finite values of each trained parameter and of its gradient, and how many values were not finite."""
+    import numpy as np
     from torch.utils.tensorboard.summary import histogram
 
     values: list[Summary.Value] = []
@@ -246,7 +247,8 @@ def _histograms(network: "Module") -> tuple[list[Summary.Value], Mapping[str, fl
             if num_lost:
                 num_not_finite[f"{tag}.non_finite"] = num_lost
             if finite.numel():
-                values.extend(histogram(tag, finite.cpu().numpy(), _BINS).value)
+                with np.errstate(over="ignore"):  # the sum of squares of huge values is infinite, and may be
+                    values.extend(histogram(tag, finite.cpu().numpy(), _BINS).value)
     return values, num_not_finite
 
 

@@ -22,7 +22,7 @@ class Member:
     epoch: int = 0  # of the last row
     metrics: Metrics = field(default_factory=dict)  # logged outside any epoch
     best: dict[str, Best] = field(default_factory=dict)
-    last: Metrics = field(default_factory=dict)
+    last: Metrics = field(default_factory=dict)  # of every metric, whether of an epoch or of the run
 
 
 class Writer:
