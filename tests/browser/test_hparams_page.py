@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.utils.data import DataLoader, Subset
 
 from runmanager import RunBuilder, RunManager
 from runmanager.data.fashion_mnist import fashion_mnist_sample
+from tests.classroom import train_epoch
 from tests.tensorboard_server import TensorBoard, until
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -48,14 +48,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         loader = DataLoader(images, batch_size=run.batch_size, shuffle=run.shuffle)
         m.begin_run(run, network, loader)
         m.begin_epoch()
-        for inputs, labels in loader:
-            preds = network(inputs)
-            loss = F.cross_entropy(preds, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            m.track_loss(loss)
-            m.track_num_correct(preds, labels)
+        train_epoch(m, network, loader, optimizer)
         m.end_epoch()
         m.end_run()
     return root / "runs" / "sweep"

@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from runmanager import RunBuilder, RunManager
 from runmanager.data.fashion_mnist import fashion_mnist_sample
 from runmanager.tracking.writers import Writer
+from tests.classroom import train_epoch
 from tests.tensorboard_server import TensorBoard
 
 NUM_EPOCHS = 2
@@ -79,30 +80,14 @@ def images() -> Subset:
     return Subset(fashion_mnist_sample().train, range(NUM_IMAGES))
 
 
-def train_epoch(m: RunManager, network: nn.Module, loader: DataLoader, lr: float) -> list[float]:
-    """One epoch of the classroom loop inside begin_epoch and end_epoch; returns each step's loss."""
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=lr)
-    losses = []
-    for images, labels in loader:
-        preds = network(images)
-        loss = F.cross_entropy(preds, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        m.track_loss(loss)
-        m.track_num_correct(preds, labels)
-        m.log_step(step_loss=loss)
-        losses.append(loss.item())
-    return losses
-
-
 def train(m: RunManager, run: Any, network: nn.Module, data: Dataset, num_epochs: int = NUM_EPOCHS) -> list[float]:
     loader = DataLoader(data, batch_size=run.batch_size, shuffle=run.shuffle)
     m.begin_run(run, network, loader)
     losses = []
     for epoch in range(num_epochs):
         m.begin_epoch()
-        losses += train_epoch(m, network, loader, run.lr)
+        optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=run.lr)
+        losses += train_epoch(m, network, loader, optimizer)
         m.log(val_loss=1.0 / (1 + epoch) + run.lr)
         if epoch == 1 and getattr(run, "boom", False):
             raise ValueError("the loop broke")
@@ -179,7 +164,7 @@ def tracked_sweep(tmp_path_factory: pytest.TempPathFactory, images: Subset) -> t
         m.begin_run(run, network, loader)
         for epoch in range(NUM_EPOCHS):
             m.begin_epoch()
-            train_epoch(m, network, loader, run.lr)
+            train_epoch(m, network, loader, torch.optim.SGD(network.parameters(), lr=run.lr))
             if number == FAILED_RUN and epoch == 1:
                 break  # out of the epoch, as an exception that a notebook's user caught would leave it
             m.log(val_loss=[0.5, 0.75][epoch] + run.lr)
