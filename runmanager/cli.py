@@ -92,7 +92,8 @@ def launch(
         print(
             f"\nmore: runmanager results {history.name} · runmanager board {history.name} · results/{history.name}.csv"
         )
-    if history.count(FAILED) or history.unrecorded:
+    failed = {run.number for run in history.runs if run.status == FAILED}
+    if failed & set(history.trained) or history.unrecorded:
         raise typer.Exit(1)
 
 

@@ -179,6 +179,11 @@ def _comparable(params: Mapping[str, Any], name: str) -> str:
     return json.dumps(encode(params[name]), sort_keys=True) if name in params else "absent"
 
 
+def params_text(params: Mapping[str, Any], separator: str = ", ") -> str:
+    """`lr=0.01, batch_size=100`, each value short."""
+    return separator.join(f"{name}={short_text(value)}" for name, value in params.items())
+
+
 def short_text(value: object) -> str:
     """A value for a narrow column: names lose their module, long strings their middle."""
     encoded = encode(value)

@@ -10,7 +10,7 @@ from runmanager import RunManager
 def train_epoch(
     m: RunManager, network: torch.nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer
 ) -> list[float]:
-    """One tracked epoch, with a scalar `step_loss` for each step; returns each step's loss. `m` has begun the epoch, and its caller ends it."""
+    """One tracked epoch, with a scalar `step_loss` for each step; returns the losses. Its caller begins and ends the epoch."""
     losses = []
     for images, labels in loader:
         preds = network(images)

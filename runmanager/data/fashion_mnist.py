@@ -104,10 +104,11 @@ def _remove_empty(folder: Path, up_to: Path) -> None:
 
 
 def _download(root: Path, looked_in: list[Path]) -> Splits:
+    there = root.exists()
     try:
         FashionMNIST(root, download=True)
     except (OSError, RuntimeError) as error:
-        _remove_empty(root / "FashionMNIST" / "raw", up_to=root)
+        _remove_empty(root / "FashionMNIST" / "raw", up_to=root / "FashionMNIST" if there else root)
         places = "\n".join(f"  - {folder}" for folder in looked_in)
         raise DataNotFoundError(
             f"Fashion-MNIST is in none of these folders:\n{places}\n"

@@ -53,7 +53,8 @@ def _take(classes: "np.ndarray[Any, Any]", num_taken: int, generator: np.random.
     names, counts = np.unique(classes, return_counts=True)
     shares = counts * (num_taken / len(classes))
     quotas = np.floor(shares).astype(int)
-    by_remainder = np.argsort(-(shares - quotas), kind="stable")
+    order = np.random.default_rng(len(names)).permutation(len(names))  # so that ties favour no end of the classes
+    by_remainder = order[np.argsort(-(shares - quotas)[order], kind="stable")]
     quotas[by_remainder[: num_taken - quotas.sum()]] += 1
     chosen = [
         generator.permutation(np.flatnonzero(classes == name))[:quota]

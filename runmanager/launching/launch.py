@@ -73,17 +73,7 @@ def launch(
     if dry_run:
         _print_schedule(plan)
         return there
-    data = _data_source(sweep, plan, project)
-    if code_has_changed(sweep, sweep_dir) and not fresh and not quiet:
-        print(f"note: {sweep.name}.py has changed since the last launch; what is complete is kept, --fresh starts over")
-    if fresh and sweep_dir.path.is_dir():
-        old = sweep_dir.set_aside()
-        if not quiet:
-            print(f"what was there is kept as {old}")
-    sweep_dir.make()
-    write_record(sweep, sweep_dir, plan, data)
-    if not quiet:
-        print(f"{sweep_dir.name}: {plan.summary()}" + (f"; data: {data}" if data else ""), flush=True)
+    _prepare(sweep, sweep_dir, plan, fresh, quiet)
     manager = RunManager(
         sweep_dir.name,
         root=project,
@@ -94,7 +84,7 @@ def launch(
     )
     unrecorded = _train_due(sweep, plan, manager, project, quiet)
     history = rebuild(sweep_dir)
-    history.unrecorded = unrecorded
+    history.trained, history.unrecorded = [one.number for one in plan.due], unrecorded
     return history
 
 
@@ -103,6 +93,21 @@ def _refuse_running(sweep: Sweep, there: SweepHistory) -> None:
     if running:
         fault = f"--fresh: run {running[0]} is being trained by another process; stop that first"
         raise SweepError(sweep.name, [fault])
+
+
+def _prepare(sweep: Sweep, sweep_dir: SweepDir, plan: Schedule, fresh: bool, quiet: bool) -> None:
+    """Makes the sweep's folder, what was there set aside where that was asked for, and says what will be done."""
+    data = _data_source(sweep, plan, sweep_dir.root)
+    said = []
+    if fresh and sweep_dir.is_there():
+        said.append(f"what was there is kept as {sweep_dir.set_aside()}")
+    elif code_has_changed(sweep, sweep_dir) and sweep.file:
+        said.append(f"note: {sweep.file.name} has changed since the last launch; --fresh would start over")
+    sweep_dir.make()
+    write_record(sweep, sweep_dir, plan, data)
+    said.append(f"{sweep_dir.name}: {plan.summary()}" + (f"; data: {data}" if data else ""))
+    if not quiet:
+        print("\n".join(said), flush=True)
 
 
 def _data_source(sweep: Sweep, plan: Schedule, project: Path) -> str | None:
@@ -141,16 +146,19 @@ def _train_one(sweep: Sweep, one: ScheduledRun, manager: RunManager, project: Pa
         StorageError: its folder or its journal cannot be written.
     """
     seed = run_seed(sweep.seed, one.run._asdict())
+    begun = False
     try:
         with manager.tracking(one.run, number=one.number, seed=seed):
+            begun = True
             if sweep.trainer is not None:
                 sweep.trainer.train(one.run, manager, seed=seed, split_seed=sweep.seed, project=project)
             else:
                 _call_train(sweep, recorded(one.run, reads), manager, seed)
     except StorageError:
         raise
-    except Exception:  # noqa: BLE001 (the run is marked failed with its traceback; the next one is none the worse)
-        return
+    except Exception:
+        if not begun:
+            raise  # nothing has recorded it
 
 
 def _call_train(sweep: Sweep, run: Run, manager: RunManager, seed: int) -> None:

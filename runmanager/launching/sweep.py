@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from runmanager.tracking.manager import RunManager
     from runmanager.training.trainer import Trainer
 
+_MAX_EXERCISED = 1_000  # runs that are tried before it is said that nothing reads a parameter
 _TRAINER_METRICS = ("val_loss", "val_accuracy")
 
 
@@ -90,8 +91,8 @@ class Sweep:
         elif self.trainer is not None and isinstance(self.params, Mapping):
             twice = self.trainer.settings_twice(self.params)
             faults += [f"{name} is in the grid and given to the Trainer too; leave it out of one" for name in twice]
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            faults.append(f"seed={self.seed!r:.80} is not a whole number")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            faults.append(f"seed={self.seed!r:.80} is not a whole number from 0 up to 2**63")
         return faults
 
     def runs(self) -> list[Run]:
@@ -135,10 +136,10 @@ def _trainer_faults(trainer: "Trainer", runs: list[Run], objective: str | None, 
     names = runs[0]._fields
     first, rest = covering(runs)
     faults = trainer.faults([recorded(run, reads) for run in first], seed, project, objective)
-    for run in rest:  # a parameter may be read in some combinations alone
+    for run in [*first, *rest][:_MAX_EXERCISED]:  # a parameter may be read in some combinations or in training alone
         if faults or reads.issuperset(names):
             break
-        faults = trainer.faults([recorded(run, reads)], seed, project, objective)
+        trainer.exercise(recorded(run, reads), seed, project)
     return faults or [
         f"{name} is in the grid, but nothing uses it; read run.{name} in the trainer's functions, or leave it out"
         for name in names

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from runmanager.parameters import encode, number_to_json, short_text, varying
+from runmanager.parameters import encode, number_to_json, params_text, short_text, varying
 from runmanager.tracking.history import RunHistory, SweepHistory
 from runmanager.tracking.progress import number_text, seconds_text
 from runmanager.tracking.rows import COMPLETED, FAILED, INTERRUPTED, RUNNING, metrics_to_json
@@ -55,7 +55,7 @@ def print_results(
     )
     console.print(Text(title, style="bold"))
     if constant:
-        console.print(Text("all with " + ", ".join(f"{name}={short_text(value)}" for name, value in constant.items())))
+        console.print(Text("all with " + params_text(constant)))
     metrics = [name for name in history.metric_names() if any(name in run.last for run in runs)]
     header, rows = _results_rows(runs, metrics, metric, varied)
     left_out = []
@@ -127,6 +127,7 @@ def _run_json(run: RunHistory) -> dict[str, Any]:
         "last": metrics_to_json(run.last),
         "best": {name: {"value": number_to_json(best.value), "epoch": best.epoch} for name, best in run.best.items()},
         "error": run.error,
+        "traceback": run.traceback,
         "folder": run.folder,
     }
 
@@ -147,9 +148,8 @@ def print_status(histories: list[SweepHistory], console: Console | None = None) 
                     f"{history.name} run {run.number} {_state_text(run)}", highlight=False, markup=False, soft_wrap=True
                 )
         for folder in history.unreadable:
-            console.print(
-                f"{history.name}: {folder} has no readable run.json", highlight=False, markup=False, soft_wrap=True
-            )
+            line = f"{history.name}: {folder} cannot be read: neither its run.json nor its journal says who it is"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _best_text(history: SweepHistory) -> str:
@@ -160,8 +160,7 @@ def _best_text(history: SweepHistory) -> str:
 
 
 def _state_text(run: RunHistory) -> str:
-    params = ", ".join(f"{name}={short_text(value)}" for name, value in run.params.items())
     age = f", begun {seconds_text(max(0.0, time.time() - run.began))} ago" if run.began else ""
     damaged = f", {run.num_bad_lines} damaged lines in its journal" if run.num_bad_lines else ""
     error = f": {run.error}" if run.error else ""
-    return f"({params}) {run.status} after {len(run.rows)} epochs{age}{damaged}{error}"
+    return f"({params_text(run.params)}) {run.status} after {len(run.rows)} epochs{age}{damaged}{error}"

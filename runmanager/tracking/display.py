@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from runmanager.parameters import params_text, short_text
 from runmanager.tracking.exits import notebook_shell
 from runmanager.tracking.progress import Progress, ShownRun, number_text, seconds_text
 from runmanager.tracking.rows import COMPLETED, EpochRow, RunEnd
@@ -32,7 +33,7 @@ class PlainDisplay(Writer):
 
     def begin(self, member: Member) -> None:  # noqa: D102 (see Writer)
         run = self._progress.begin(member)
-        print(f"run {run.number}: {run.params_text()}".rstrip(": "), flush=True)
+        print(f"run {run.number}: {params_text(run.params)}".rstrip(": "), flush=True)
 
     def epoch(self, member: Member, row: EpochRow) -> None:  # noqa: D102
         run = self._progress.epoch(row)
@@ -48,7 +49,7 @@ def ending_text(run: ShownRun) -> str:
     """How a run ended; when badly, with its parameters and its error."""
     if run.status == COMPLETED:
         return f"run {run.number} completed in {seconds_text(run.seconds)}"
-    return f"run {run.number} {run.status} after {seconds_text(run.seconds)} ({run.params_text()}): {run.error}"
+    return f"run {run.number} {run.status} after {seconds_text(run.seconds)} ({params_text(run.params)}): {run.error}"
 
 
 def table_of(progress: Progress) -> tuple[list[str], list[list[str]]]:
@@ -62,18 +63,11 @@ def table_of(progress: Progress) -> tuple[list[str], list[list[str]]]:
             progress.epoch_text(run),
             *(number_text(run.values.get(name)) for name in metrics),
             seconds_text(run.seconds),
-            *(run_param(run, name) for name in params),
+            *(short_text(run.params[name]) if name in run.params else "" for name in params),
         ]
         for run in progress.shown
     ]
     return ["run", "status", "epoch", *metrics, "duration", *params], rows
-
-
-def run_param(run: ShownRun, name: str) -> str:
-    """A parameter's cell."""
-    from runmanager.parameters import short_text
-
-    return short_text(run.params[name]) if name in run.params else ""
 
 
 class TerminalDisplay(Writer):

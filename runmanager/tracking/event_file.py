@@ -5,10 +5,6 @@ hand; everything rarer comes as a message of TensorBoard's own classes.
 """
 
 import io
-import itertools
-import os
-import re
-import socket
 import struct
 import time
 from collections.abc import Mapping
@@ -20,8 +16,6 @@ import google_crc32c
 
 from runmanager.tracking.files import write_all
 
-_counter = itertools.count()
-
 
 def masked_crc(data: bytes) -> int:
     """CRC-32C as TFRecord stores it, rotated and offset, so that a checksum of checksums stays sound."""
@@ -30,12 +24,10 @@ def masked_crc(data: bytes) -> int:
 
 
 class EventFile:
-    """One event file, made when the first event is written. Every event reaches the system before `write` returns."""
+    """One event file. Every event reaches the system before `write` returns."""
 
-    def __init__(self, folder: Path, suffix: str = "") -> None:
-        host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
-        name = f"events.out.tfevents.{int(time.time()):010d}.{host}.{os.getpid()}.{next(_counter)}{suffix}"
-        self._file = io.FileIO(folder / name, "x")
+    def __init__(self, path: Path) -> None:
+        self._file = io.FileIO(path, "x")
         self.write(struct.pack("<Bd", 0x09, time.time()) + b"\x1a\x0dbrain.Event:2")
 
     def write(self, event: bytes) -> None:

@@ -126,9 +126,19 @@ class SyncedFile:
         """Syncs and lets go of the file."""
         self._sync()
         with self._lock:
+            if fcntl is not None and not self._file.closed:
+                _unlock(self._file)
             self._file.close()
         if self._sync_error:
             raise self._sync_error
+
+
+def _unlock(file: io.FileIO) -> None:
+    """Lets go of the lock at once, where a forked process still has the file open."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_UN)
+    except OSError:  # a file system without locks
+        return
 
 
 class _Syncer:

@@ -72,6 +72,7 @@ class SweepHistory:
     runs: list[RunHistory]
     objective: str | None = None
     mode: str | None = None
+    trained: list[int] = field(default_factory=list)  # the numbers of the runs that a launch has just trained
     unrecorded: list[str] = field(default_factory=list)  # what a launch could not even record as failed
     unreadable: list[str] = field(default_factory=list)  # run folders whose run.json or journal cannot be read
 

@@ -1,11 +1,13 @@
 """The RunManager: times and accumulates for a group of runs, and makes their epoch rows. It is the only one that does."""
 
+import itertools
 import os
 import time
 import traceback
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,7 +36,7 @@ from runmanager.tracking.rows import (
     plain_number,
     update_best,
 )
-from runmanager.tracking.run_dir import RunDir, SweepDir, project_root
+from runmanager.tracking.run_dir import RunDir, SweepDir, project_root, run_record
 from runmanager.tracking.tables import epoch_csv, epoch_json
 from runmanager.tracking.writers import Member, Writer, Writers
 
@@ -131,7 +133,7 @@ class RunManager:
             loader: whose images TensorBoard shows, and whose batch sizes weigh the loss.
 
         Raises:
-            CallOrderError: the run before was not ended; it is marked failed, so that the next call can begin.
+            CallOrderError: the run before was begun and not ended; it is marked failed, so that the next call can begin.
             ParameterError: a parameter cannot be recorded.
             StorageError: the run's folder cannot be made.
         """
@@ -139,8 +141,8 @@ class RunManager:
         self._close_abandoned()
         params = params_of(run)
         replicate = self._begun.get(identity(params), 0) + 1
-        self._begun[identity(params)] = replicate
         self._begin(params, replicate=replicate)
+        self._begun[identity(params)] = replicate
         if network is not None or loader is not None:
             self.watch(network, loader)
         return self
@@ -169,12 +171,17 @@ class RunManager:
         self, params: dict[str, Any], *, number: int | None = None, seed: int | None = None, replicate: int = 1
     ) -> None:
         run_dir = self._run_dir(params, number, seed, replicate)
-        content = run_dir.read_journal()
-        attempt = 1 + sum(record["kind"] == "begin" for record in content.records)
-        if attempt > 1:
-            run_dir.set_events_aside()
-        journal = run_dir.open_journal()
-        journal.append("begin", {"attempt": attempt, "time": time.time(), "owner": this_process()})
+        journal = run_dir.open_journal()  # first, because only its one writer may touch what is there
+        try:
+            content = run_dir.read_journal()
+            attempt = 1 + sum(record["kind"] == "begin" for record in content.records)
+            if attempt > 1:
+                run_dir.set_events_aside()
+            who = run_record(run_dir.number, params, seed, replicate)
+            journal.append("begin", {"attempt": attempt, "time": time.time(), "owner": this_process(), "run": who})
+        except BaseException:
+            journal.close()
+            raise
         member = Member(run_dir.number, params, run_dir, attempt)
         rows: list[EpochRow] = []
         self._rows.append((params, rows))
@@ -381,10 +388,10 @@ class RunManager:
         failure: StorageError | None = None
         for tracked in group:
             try:
-                tracked.journal.append("end", fields, sync=True)
-                tracked.journal.close()
-            except StorageError as storage_error:
-                failure = storage_error
+                with closing(tracked.journal):
+                    tracked.journal.append("end", fields, sync=True)
+            except StorageError as error_in_end:
+                failure, end = error_in_end, RunEnd(FAILED, end.run_seconds, _one_line(error_in_end))
             self._writers.end(tracked.member, end)
         if failure and status == COMPLETED:
             raise failure
@@ -392,22 +399,28 @@ class RunManager:
     def _close_abandoned(self) -> None:
         """Closes a run that its loop left open, before the next one begins.
 
-        A loop that was left in the middle of an epoch was left by an exception that somebody caught: the run failed, and the
-        next one may begin. Between epochs it may as well be that `end_run()` was forgotten, which must be said.
+        Whether its loop was left by an exception that somebody caught, or merely forgot `end_run()`, cannot be told apart. So
+        the run is marked failed, that is said, and the next one begins: nobody's later runs are lost.
 
         Raises:
-            CallOrderError: `end_run()` is missing.
+            CallOrderError: nothing was done in the open run, so that `begin_run()` was just called twice.
         """
         if not self._group:
             return
-        number = self._group[0].member.number
-        if self._epoch is not None:
-            self._end(FAILED, f"the loop left epoch {self._epoch.number} before end_epoch()")
-            return
-        self._end(FAILED, "the loop began another run before end_run()")
-        raise CallOrderError(
-            f"begin_run(): run {number} is still open; end_run() is missing. It is marked failed with all its rows kept; "
-            "call begin_run() again to go on"
+        number, epoch = self._group[0].member.number, self._epoch
+        if epoch is None and self._num_epochs == 0:
+            self._end(FAILED, "begin_run() was called again before anything was done")
+            raise CallOrderError(
+                f"begin_run(): run {number} is still open and has no epoch; end_run() is missing. It is marked failed; "
+                "call begin_run() again to go on"
+            )
+        where = f"in epoch {epoch.number}" if epoch else f"after epoch {self._num_epochs}"
+        self._end(FAILED, f"the loop left the run {where}; end_run() is missing")
+        warnings.warn(
+            f"run {number} was left {where}, by an exception or because end_run() is missing; it is marked failed, its rows "
+            "are kept, and the next run begins",
+            RuntimeWarning,
+            stacklevel=3,
         )
 
     def _need_run(self, call: str) -> None:
@@ -447,11 +460,16 @@ class RunManager:
         self._writers.close()
 
 
+_given_names: set[str] = set()  # a manager makes its folder only when its first run begins
+
+
 def _free_name(root: Path) -> str:
     """The date and time, with a number behind it where that is taken."""
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    names = (stamp if number == 1 else f"{stamp}_{number}" for number in range(1, 10_000))
-    return next(name for name in names if not (root / "runs" / name).exists())
+    names = (stamp if number == 1 else f"{stamp}_{number}" for number in itertools.count(1))
+    free = next(name for name in names if not (root / "runs" / name).exists() and name not in _given_names)
+    _given_names.add(free)
+    return free
 
 
 def _one_line(error: BaseException) -> str:

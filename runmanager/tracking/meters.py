@@ -25,8 +25,8 @@ class Mean:
         Raises:
             MetricError: the shape is another one.
         """
-        if isinstance(batch_mean, (int, float)):
-            self._total = batch_mean * num_samples + (0.0 if self._total is None else self._total)
+        if isinstance(batch_mean, (int, float)) or not hasattr(batch_mean, "detach"):  # a number of Python's or numpy's
+            self._total = float(batch_mean) * num_samples + (0.0 if self._total is None else self._total)
         elif self._total is None:
             self._check(batch_mean)
             self._total = _in_double(batch_mean.detach()) * num_samples

@@ -27,6 +27,8 @@ def is_alive(owner: dict[str, Any]) -> bool:
     if {name: owner.get(name) for name in ("host", "boot")} != _machine():
         return False
     pid = owner.get("pid")
+    if os.name == "nt":
+        return False  # there, signal 0 is Ctrl-C, so nobody can be asked
     if not isinstance(pid, int) or pid <= 0:
         return False
     try:

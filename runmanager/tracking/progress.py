@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runmanager.parameters import short_text
 from runmanager.tracking.rows import RUNNING, EpochRow, Metrics, RunEnd, better_is, improves
 from runmanager.tracking.writers import Member
 
@@ -24,10 +23,6 @@ class ShownRun:
     values: Metrics = field(default_factory=dict)
     seconds: float = 0.0
     error: str | None = None
-
-    def params_text(self) -> str:
-        """`lr=0.01 batch_size=100`."""
-        return " ".join(f"{name}={short_text(value)}" for name, value in self.params.items())
 
 
 class Progress:
@@ -65,16 +60,20 @@ class Progress:
         """A run has another row."""
         run = self._run(row.run)
         run.epoch, run.seconds, run.values = row.epoch, row.run_seconds, row.values()
+        self._note_best(run)
+        return run
+
+    def _note_best(self, run: ShownRun) -> None:
         value = run.values.get(self.objective) if self.objective else None
         if value is not None and improves(value, self.best and self.best[0], self._mode or "max"):
-            self.best = (value, row.run)
-        return run
+            self.best = (value, run.number)
 
     def end(self, member: Member, end: RunEnd) -> ShownRun:
         """A run has ended."""
         run = self._run(member.number)
         run.status, run.seconds, run.error = end.status, end.run_seconds, end.error
         run.values = run.values | member.metrics
+        self._note_best(run)
         self.num_ended += 1
         return run
 

@@ -207,17 +207,13 @@ class ResultsWriter(Writer):
     def _take_out(self, number: int) -> None:
         """Takes a run's rows out of all tables, line by line, which is far quicker than writing them again."""
         start = (f"{number},", f'{{"run":{number},', f"{number},")
-        kept = [
-            [
-                line
-                for line in file.path.read_text(encoding="utf-8").splitlines(keepends=True)
-                if not line.startswith(first)
-            ]
+        lines, objects, runs = (
+            [line for line in file.path.read_text(encoding="utf-8").split("\n") if not line.startswith(first)]
             for file, first in zip(self._files, start, strict=True)
-        ]
-        objects = [line.rstrip(",\n") for line in kept[1] if line.startswith("{")]
+        )
+        objects = [line.removesuffix(",") for line in objects if line.startswith("{")]
         end = JSON_END if objects else NO_ROWS_END
-        texts = ("".join(kept[0]), JSON_START + ",\n".join(objects) + end, "".join(kept[2]))
+        texts = ("\n".join(lines), JSON_START + ",\n".join(objects) + end, "\n".join(runs))
         for file, text in zip(self._files, texts, strict=True):
             replace_text(file.path, text)
         self._take_over(bool(objects))

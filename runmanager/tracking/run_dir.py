@@ -4,6 +4,8 @@ import itertools
 import json
 import os
 import re
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ _SWEEP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
 _RUN_FOLDER = re.compile(r"(\d+)-(?:[A-Za-z0-9_.,=+\-]*-)?([0-9a-f]{12})")
 _READABLE = re.compile(r"[A-Za-z0-9_.+\-]{1,16}")
 _MAX_FOLDER_BYTES = 64
+_EVENTS = "events.out.tfevents."
+_events_counter = itertools.count()
 _TABLE_ENDINGS = (".csv", ".json", ".runs")
 
 
@@ -58,23 +62,23 @@ class RunDir:
 
     def write_run(self, params: Mapping[str, Any], seed: int | None, replicate: int) -> None:
         """Writes who the run is: its number, its typed parameters, its seed."""
-        run = {
-            "number": self.number,
-            "id": identity(params, replicate),
-            "params": {name: encode(value) for name, value in params.items()},
-            "replicate": replicate,
-            "seed": seed,
-        }
+        run = run_record(self.number, params, seed, replicate)
         replace_text(self._run_file, json.dumps(run, indent=1, allow_nan=False) + "\n")
 
     def read_run(self) -> dict[str, Any] | None:
-        """What `write_run` wrote, with the parameters decoded; None when the file is missing or damaged."""
+        """What `write_run` wrote, with the parameters decoded; None when neither that nor the journal tells.
+
+        The file is replaced whole, but a power cut may leave it empty; the journal's first record says the same.
+        """
         try:
-            run = json.loads(self._run_file.read_bytes())
-            run["params"] = {name: decode(value) for name, value in run["params"].items()}
+            return _decoded_run(json.loads(self._run_file.read_bytes()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # so the journal has to tell
+        try:
+            begun = (record["run"] for record in self.read_journal().records if record["kind"] == "begin")
+            return _decoded_run(next(begun))
+        except (OSError, StopIteration, KeyError):
             return None
-        return run if isinstance(run, dict) else None
 
     def open_journal(self) -> Journal:
         """The writer of the run's journal; there must be only one."""
@@ -96,10 +100,37 @@ class RunDir:
         except OSError:
             return 0
 
+    def new_events_file(self, suffix: str = "") -> Path:
+        """A name for another of the run's TensorBoard files, as TensorBoard wants it."""
+        host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
+        return self.path / f"{_EVENTS}{int(time.time()):010d}.{host}.{os.getpid()}.{next(_events_counter)}{suffix}"
+
     def set_events_aside(self) -> None:
-        """Hides the TensorBoard files of an earlier attempt from TensorBoard, and keeps them."""
-        for file in sorted(self.path.glob("events.out.tfevents.*")):
-            file.rename(file.with_name(file.name.replace("events.out.tfevents.", "earlier-attempt.")))
+        """Hides the TensorBoard files of an earlier attempt from TensorBoard, and keeps them.
+
+        Raises:
+            StorageError: they cannot be renamed.
+        """
+        for file in sorted(self.path.glob(f"{_EVENTS}*")):
+            try:
+                file.rename(file.with_name(file.name.replace(_EVENTS, "earlier-attempt.")))
+            except OSError as error:
+                raise storage_error(file, error) from error
+
+
+def run_record(number: int, params: Mapping[str, Any], seed: int | None, replicate: int) -> dict[str, Any]:
+    """Who a run is, as strict JSON."""
+    return {
+        "number": number,
+        "id": identity(params, replicate),
+        "params": {name: encode(value) for name, value in params.items()},
+        "replicate": replicate,
+        "seed": seed,
+    }
+
+
+def _decoded_run(run: Any) -> dict[str, Any]:
+    return {**run, "params": {name: decode(value) for name, value in run["params"].items()}}
 
 
 def folder_name(number: int, params: Mapping[str, Any], run_id: str) -> str:
@@ -227,12 +258,17 @@ class SweepDir:
 
     def set_aside(self) -> str:
         """Gives an old sweep, its results included, another name beside this one; returns that name."""
-        old = next(old for old in self._names_aside() if not any(path.exists() for path in old._all_paths()))
-        self.path.rename(old.path)
+        old = next(old for old in self._names_aside() if not old.is_there())
+        if self.path.exists():
+            self.path.rename(old.path)
         for mine, its in zip(self._tables(), old._tables(), strict=True):
             if mine.exists():
                 mine.rename(its)
         return old.name
+
+    def is_there(self) -> bool:
+        """Whether there are runs, or tables that were kept without them."""
+        return any(path.exists() for path in self._all_paths())
 
     def _names_aside(self) -> "Iterator[SweepDir]":
         return (SweepDir(self.root, f"{self.name[:56]}.{number}") for number in itertools.count(1))

@@ -120,7 +120,7 @@ def epoch_object(row: EpochRow, columns: Columns, params: ParamsText) -> str:
     try:
         text = orjson.dumps(values).decode()
     except TypeError:  # a metric's name with a lone surrogate
-        text = json.dumps(values, allow_nan=False)
+        text = json.dumps(values, allow_nan=False, separators=(",", ":"))
     return f"{text[:-1]},{params.json}" if len(params.json) > 1 else text
 
 

@@ -49,7 +49,7 @@ class TensorBoardWriter(Writer):
         left = self._files.pop(member.number, None)  # of an attempt that could not be written to its end
         if left is not None:
             left.close()
-        self._files[member.number] = file = EventFile(member.run_dir.path)
+        self._files[member.number] = file = EventFile(member.run_dir.new_events_file())
         file.write(
             _hparams_event(
                 metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=_session_start(member))
@@ -102,7 +102,7 @@ class TensorBoardWriter(Writer):
         self._files.pop(member.number).close()
         status = api_pb2.STATUS_SUCCESS if end.status == COMPLETED else api_pb2.STATUS_FAILURE
         info = SessionEndInfo(status=status, end_time_secs=time.time())
-        file = EventFile(member.run_dir.path, ".end")
+        file = EventFile(member.run_dir.new_events_file(".end"))
         file.write(_hparams_event(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=info)))
         file.close()
 

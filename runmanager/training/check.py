@@ -55,21 +55,34 @@ def _look_at(
         _note(found, "first batch", partial(_try_batch, Parts(network, optimizer, loss), splits, objective))
 
 
-def _try_batch(parts: Parts, splits: Splits, objective: str | None) -> None:
-    """Two samples through network and loss."""
-    loader = DataLoader(splits.train, batch_size=2)
-    batch = next(iter(loader))
+def exercise(trainer: "Trainer", run: Any, split_seed: int, project: Path) -> None:
+    """Puts two samples through the run's network and loss in both modes; what goes wrong is not told here."""
+    ignored: dict[str, None] = {}
+    with seeded(0):
+        parts = _note(ignored, "parts", partial(trainer.build, run))
+        splits = _note(ignored, "data", partial(trainer.splits, run, split_seed, project))
+        for training in (False, True) if parts and splits else ():
+            _note(ignored, "batch", partial(_forward, parts, splits, training))
+
+
+def _forward(parts: Parts, splits: Splits, training: bool) -> tuple[str, Tensor, Tensor, Tensor]:
+    """The shapes, predictions, targets and loss of two samples."""
+    batch = next(iter(DataLoader(splits.train, batch_size=2)))
     if not isinstance(batch, (list, tuple)) or len(batch) != 2 or not all(isinstance(one, Tensor) for one in batch):
         raise TrainerError("the data gives no (inputs, targets) pairs of tensors; let __getitem__ return such a pair")
     inputs, targets = batch[0].to(parts.device), batch[1].to(parts.device)
     shapes = f"inputs {list(inputs.shape)}, targets {list(targets.shape)}"
-    parts.network.eval()
+    parts.network.train(training)
     with torch.no_grad():
         try:
             preds = parts.network(inputs)
-            loss = parts.loss(preds, targets)
+            return shapes, preds, targets, parts.loss(preds, targets)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise TrainerError(f"{shapes} do not go through: {type(error).__name__}: {error}") from error
+
+
+def _try_batch(parts: Parts, splits: Splits, objective: str | None) -> None:
+    shapes, preds, targets, loss = _forward(parts, splits, training=False)
     if loss.ndim != 0:
         raise TrainerError(f"the loss has shape {list(loss.shape)}; return its mean over the batch, shape []")
     if objective == "val_accuracy" and not has_classes(preds, targets):

@@ -64,12 +64,12 @@ def seeded(seed: int) -> Iterator[None]:
     torch_state = torch.get_rng_state() if torch else None
     cuda_states = torch.cuda.get_rng_state_all() if torch and torch.cuda.is_initialized() else None
     late = _SeedsOnImport(seed)
+    sys.meta_path.insert(0, late)
     try:
         random.seed(seed)
         for name, library in (("numpy", numpy), ("torch", torch)):
             if library:
                 _SEEDERS[name](library, seed)
-        sys.meta_path.insert(0, late)
         yield
     finally:
         sys.meta_path.remove(late)

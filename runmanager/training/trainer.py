@@ -14,7 +14,7 @@ from runmanager.data.sources import splits_of
 from runmanager.data.splits import Splits
 from runmanager.tracking.manager import RunManager
 from runmanager.tracking.meters import Accuracy, Mean
-from runmanager.training.check import faults_of
+from runmanager.training.check import exercise, faults_of
 from runmanager.training.parts import Parts, build_loss, build_network, build_optimizer, is_function_of_run, of_run
 from runmanager.training.seeding import seeded
 from runmanager.training.settings import TrainerError, choose_device, default_of, has_classes, setting_fault
@@ -22,7 +22,7 @@ from runmanager.training.steppers import SingleStepper, Stepper
 
 
 class Trainer:
-    """Trains a run of the sweep. Every argument is a value, or a function of the run that returns one.
+    """Trains a run of the sweep. Network, data, loss and settings are values, or functions of the run that return one.
 
     A setting that stands in the grid is read from the run: a grid with `batch_size` needs no `batch_size=` here.
     """
@@ -128,6 +128,10 @@ class Trainer:
     def faults(self, runs: Sequence[Any], split_seed: int, project: Path, objective: str | None = None) -> list[str]:
         """What would go wrong in these runs, as far as building them tells."""
         return faults_of(self, runs, objective, split_seed, project)
+
+    def exercise(self, run: Any, split_seed: int, project: Path) -> None:
+        """Puts two samples through the run's network, in eval mode and in train mode, to see what it reads of the run."""
+        exercise(self, run, split_seed, project)
 
     def train(self, run: Any, manager: RunManager, *, seed: int, split_seed: int, project: Path) -> None:
         """Trains a run from its seed; `manager` has begun it and gets its rows.

@@ -124,3 +124,11 @@ def test_without_a_fraction_there_is_no_validation_split():
 def test_the_test_split_stays_what_it_was():
     test = Bare([0])
     assert Splits(Bare([0] * 10), None, test, "here").with_validation(0.2, 0).test is test
+
+
+def test_ties_between_classes_favour_no_end_of_them():
+    targets = torch.arange(200).repeat_interleave(5)
+    _, validation = stratified_split(TensorDataset(torch.zeros(1000, 1), targets), 0.1, seed=0)
+    classes = targets[validation.indices].unique()
+    assert len(classes) == 100
+    assert 60 < classes.float().mean() < 140

@@ -199,4 +199,5 @@ def test_the_status_names_a_folder_that_cannot_be_read(tmp_path):
     sweep_dir = SweepDir(tmp_path, "mine")
     broken = next(iter(sweep_dir.runs())).path
     (broken / "run.json").write_text("{")
-    assert f"mine: {broken.name} has no readable run.json" in text_of(print_status, [read_sweep(sweep_dir)])
+    (broken / "journal.jsonl").unlink()
+    assert f"mine: {broken.name} cannot be read" in text_of(print_status, [read_sweep(sweep_dir)])

@@ -17,6 +17,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from runmanager.tracking.event_file import EventFile, scalars_event
+from runmanager.tracking.run_dir import RunDir
 
 TAGS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
@@ -35,7 +36,7 @@ def as_float32(value: float) -> float:
 
 
 def test_tensorboards_loader_finds_the_version_and_every_event(tmp_path: Path) -> None:
-    file = EventFile(tmp_path)
+    file = EventFile(RunDir(tmp_path, 1).new_events_file())
     for step in range(3):
         file.write(scalars_event(step, {"Loss": step / 2, "Accuracy": 1.0}))
     file.close()
@@ -48,7 +49,7 @@ def test_tensorboards_loader_finds_the_version_and_every_event(tmp_path: Path) -
 
 
 def test_tensorboards_full_loader_shows_the_scalars_as_it_would_on_its_page(tmp_path: Path) -> None:
-    file = EventFile(tmp_path)
+    file = EventFile(RunDir(tmp_path, 1).new_events_file())
     file.write(scalars_event(7, {"val/acc ü": 0.5}))
     (name,) = os.listdir(tmp_path)
     _, event = EventFileLoader(str(tmp_path / name)).Load()
@@ -61,7 +62,7 @@ def test_tensorboards_full_loader_shows_the_scalars_as_it_would_on_its_page(tmp_
 def test_the_file_bears_a_name_that_tensorboard_takes_for_an_event_file(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.io_wrapper import IsTensorFlowEventsFile
 
-    EventFile(tmp_path).close()
+    EventFile(RunDir(tmp_path, 1).new_events_file()).close()
     (name,) = os.listdir(tmp_path)
     assert IsTensorFlowEventsFile(name)
     assert name.isascii()
@@ -103,12 +104,12 @@ def test_tags_of_any_length_are_packed_right() -> None:
 
 def test_many_files_of_one_folder_never_share_a_name(tmp_path: Path) -> None:
     for _ in range(20):
-        EventFile(tmp_path).close()
+        EventFile(RunDir(tmp_path, 1).new_events_file()).close()
     assert len(os.listdir(tmp_path)) == 20
 
 
 def test_an_event_is_in_the_file_when_the_call_returns(tmp_path: Path) -> None:
-    file = EventFile(tmp_path)
+    file = EventFile(RunDir(tmp_path, 1).new_events_file())
     for step in range(5):
         file.write(scalars_event(step, {"Loss": 0.5}))
         assert len(events(tmp_path)) == step + 2
@@ -118,8 +119,9 @@ def test_an_event_is_in_the_file_when_the_call_returns(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
+from runmanager.tracking.run_dir import RunDir
 from runmanager.tracking.event_file import EventFile, scalars_event
-file = EventFile(Path(sys.argv[1]))
+file = EventFile(RunDir(Path(sys.argv[1]), 1).new_events_file())
 step = 0
 while True:
     file.write(scalars_event(step, {f"metric {i}": i / 3 for i in range(20)}))

@@ -169,7 +169,7 @@ def test_a_lost_end_record_never_reads_as_completed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["run.json is gone", "run.json is damaged", "journal is a folder", "folder is a file"]
+    "damage", ["both files are gone", "both files are damaged", "journal is a folder", "folder is a file"]
 )
 def test_a_run_that_cannot_be_read_hides_no_other(tmp_path: Path, damage: str) -> None:
     m = manager(tmp_path)
@@ -178,10 +178,12 @@ def test_a_run_that_cannot_be_read_hides_no_other(tmp_path: Path, damage: str) -
             epoch(m, x=float(run.lr))
     m.close()
     second = next((tmp_path / "runs" / "sweep").glob("0002-*"))
-    if damage == "run.json is gone":
+    if damage == "both files are gone":
         (second / "run.json").unlink()
-    elif damage == "run.json is damaged":
+        (second / "journal.jsonl").unlink()
+    elif damage == "both files are damaged":
         (second / "run.json").write_text('{"params": 3')
+        (second / "journal.jsonl").write_text('{"seq": 1')
     elif damage == "journal is a folder":
         (second / "journal.jsonl").unlink()
         (second / "journal.jsonl").mkdir()

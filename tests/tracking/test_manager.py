@@ -143,7 +143,7 @@ def test_nothing_waits_for_the_device_before_the_epoch_ends(m: RunManager, monke
         (["begin_run", "track_num_correct"], "begin_epoch"),
         (["begin_run", "begin_epoch", "begin_epoch"], "end_epoch"),
         (["begin_run", "begin_epoch", "log", "end_run"], "end_epoch"),
-        (["begin_run", "begin_epoch", "log", "end_epoch", "begin_run"], "end_run"),
+        (["begin_run", "begin_run"], "end_run"),
     ],
 )
 def test_a_call_out_of_order_names_the_call_that_is_missing(m: RunManager, calls: list[str], missing: str) -> None:
@@ -163,36 +163,77 @@ def test_an_epoch_without_anything_is_an_error_that_says_what_to_call(m: RunMana
         m.end_epoch()
 
 
+@pytest.mark.parametrize("where", ["in an epoch", "between epochs"])
 def test_a_loop_that_catches_its_exception_leaves_that_run_failed_and_the_next_unharmed(
-    m: RunManager, tmp_path: Path
+    m: RunManager, tmp_path: Path, where: str
 ) -> None:
-    for run in (RUN, OTHER):
-        try:
-            m.begin_run(run)
-            m.begin_epoch()
-            if run is RUN:
-                raise ValueError("a bad batch")
-            m.log(score=2.0)
-            m.end_epoch()
-            m.end_run()
-        except ValueError:
-            continue
+    with pytest.warns(RuntimeWarning, match=r"run 1 was left .*marked failed"):
+        for run in (RUN, OTHER):
+            try:
+                m.begin_run(run)
+                one_epoch(m, score=1.0)
+                if where == "in an epoch":
+                    m.begin_epoch()
+                if run is RUN:
+                    raise ValueError("a bad batch")
+                if where == "in an epoch":
+                    m.log(score=2.0)
+                    m.end_epoch()
+                m.end_run()
+            except ValueError:
+                continue
     first, second = history(m, tmp_path).runs
     assert (first.status, second.status) == ("failed", "completed")
-    assert second.rows[0].metrics == {"score": 2.0}
+    assert "end_run() is missing" in first.error
+    assert len(first.rows) == 1 and second.rows[0].metrics == {"score": 1.0}
 
 
-def test_a_forgotten_end_run_is_said_once_and_loses_nothing(m: RunManager, tmp_path: Path) -> None:
+def test_begin_run_twice_is_an_error_and_the_third_call_begins(m: RunManager, tmp_path: Path) -> None:
     m.begin_run(RUN)
-    one_epoch(m)
     with pytest.raises(CallOrderError, match=r"end_run\(\) is missing"):
         m.begin_run(OTHER)
     m.begin_run(OTHER)
     one_epoch(m)
     m.end_run()
-    first, second = history(m, tmp_path).runs
-    assert first.status == "failed" and len(first.rows) == 1
-    assert second.status == "completed"
+    assert [run.status for run in history(m, tmp_path).runs] == ["failed", "completed"]
+
+
+def test_a_run_that_is_in_use_keeps_its_tensorboard_files_and_its_number(tmp_path: Path) -> None:
+    m = RunManager("mine", root=tmp_path, quiet=True)
+    m.begin_run(RUN)
+    (folder,) = (tmp_path / "runs" / "mine").glob("*/")
+    before = sorted(file.name for file in folder.iterdir())
+    other = RunManager("mine", root=tmp_path, quiet=True)
+    with pytest.raises(RunInUseError):
+        other.begin_run(RUN)
+    assert sorted(file.name for file in folder.iterdir()) == before
+    one_epoch(m)
+    m.end_run()
+    other.begin_run(RUN)
+    one_epoch(other)
+    other.end_run()
+    assert len(history(m, tmp_path).runs) == 1
+
+
+def test_a_run_whose_run_json_is_lost_is_known_by_its_journal(m: RunManager, tmp_path: Path) -> None:
+    m.begin_run(RUN)
+    one_epoch(m)
+    m.end_run()
+    (file,) = (tmp_path / "runs" / "mine").glob("*/run.json")
+    file.write_text("")
+    (run,) = history(m, tmp_path).runs
+    assert run.params == {"lr": 0.1} and run.status == "completed"
+
+
+def test_losses_of_numpy_are_numbers_too(m: RunManager, tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    m.begin_run(RUN)
+    m.begin_epoch()
+    m.track_loss(numpy.float64(0.5), [1, 2])
+    m.track_loss(numpy.float32(0.25), [1, 2])
+    m.end_epoch()
+    m.end_run()
+    assert load_results(tmp_path / "runs" / "mine")["loss"].tolist() == [0.375]
 
 
 def test_tracking_keeps_the_traceback_of_what_was_raised(m: RunManager, tmp_path: Path) -> None:
