@@ -1,6 +1,7 @@
 """What several rooms' tests share: a small project on disk, and the command that works in it."""
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -8,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a job in the background ignores it, and so would its children
 
 TINY = """\
 import random
