@@ -23,6 +23,7 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
+        print("interrupted; the same command goes on with what is missing", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and not type(error).__module__.startswith("runmanager."):
@@ -69,7 +70,7 @@ def launch(
     from runmanager.launching.launch import launch as launch_sweep
     from runmanager.launching.load_sweep import find_sweep_file, load_sweep
     from runmanager.launching.schedule import parse_set
-    from runmanager.reporting.tables import print_results
+    from runmanager.reporting.tables import print_errors, print_results
     from runmanager.tracking.rows import FAILED
 
     loaded = load_sweep(find_sweep_file(sweep))
@@ -92,6 +93,8 @@ def launch(
         print(
             f"\nmore: runmanager results {history.name} · runmanager board {history.name} · results/{history.name}.csv"
         )
+    else:
+        print_errors([run for run in history.runs if run.number in history.trained])
     failed = {run.number for run in history.runs if run.status == FAILED}
     if failed & set(history.trained) or history.unrecorded:
         raise typer.Exit(1)

@@ -17,7 +17,7 @@ from runmanager.tracking.history import SweepHistory, read_sweep
 from runmanager.tracking.manager import RunManager
 from runmanager.tracking.progress import Progress
 from runmanager.tracking.results import rebuild
-from runmanager.tracking.rows import RUNNING
+from runmanager.tracking.rows import COMPLETED, RUNNING
 from runmanager.tracking.run_dir import SweepDir, project_root
 from runmanager.training.seeding import run_seed, seeded
 
@@ -27,7 +27,7 @@ def launch(
     *,
     fresh: bool = False,
     dry_run: bool = False,
-    only: Sequence[str] = (),
+    only: str | int | Sequence[str | int] = (),
     limit: int | None = None,
     epochs: int | None = None,
     params: Mapping[str, Sequence[Any]] | None = None,
@@ -44,7 +44,7 @@ def launch(
         sweep: a Sweep, or the path or the name of a sweep file.
         fresh: start over; what is there is kept under another name.
         dry_run: print the runs and what would be done with each, and do nothing.
-        only: numbers (`"3"`, `"3-5"`) or values (`"lr=0.01"`) of the runs to look at.
+        only: number (3), range (`"3-5"`) or value (`"lr=0.01"`) of the runs to look at, or several of these.
         limit: train at most so many runs.
         epochs: another number of epochs than the trainer has.
         params: other values for some of the grid's parameters.
@@ -67,7 +67,8 @@ def launch(
         _refuse_running(sweep, there)
     else:
         check_settings(sweep, sweep_dir, there)
-    plan = schedule(sweep, sweep_dir, only, limit, fresh=fresh)
+    asked = [only] if isinstance(only, (str, int)) else only
+    plan = schedule(sweep, sweep_dir, [str(one) for one in asked], limit, fresh=fresh)
     if plan.due:
         sweep.check(project)
     if dry_run:
@@ -85,6 +86,7 @@ def launch(
     unrecorded = _train_due(sweep, plan, manager, project, quiet)
     history = rebuild(sweep_dir)
     history.trained, history.unrecorded = [one.number for one in plan.due], unrecorded
+    _say_objective(history, quiet)
     return history
 
 
@@ -179,6 +181,13 @@ def _say_unread(sweep: Sweep, reads: set[str], quiet: bool) -> None:
     unread = [name for name in sweep.params if name not in reads | {"seed"}] if sweep.train is not None else []
     if unread and not quiet:
         print(f"note: {', '.join(unread)} is in the grid, but train() never read run.{unread[0]}")
+
+
+def _say_objective(history: SweepHistory, quiet: bool) -> None:
+    """A function tells only by running what it logs."""
+    if history.objective and history.count(COMPLETED) and history.objective not in history.metric_names() and not quiet:
+        logged = ", ".join(history.metric_names())
+        print(f"note: the objective {history.objective!r} was never logged, so no run is best; logged: {logged}")
 
 
 def _print_schedule(plan: Schedule) -> None:

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 
 from runmanager.launching.sweep import Sweep, SweepError
@@ -52,7 +53,9 @@ def load_sweep(file: Path) -> Sweep:
     except SweepError:
         raise
     except Exception as error:
-        raise SweepError(file.stem, [f"{file} cannot be imported: {type(error).__name__}: {error}"]) from error
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        where = f" (line {lines[-1]})" if lines else ""
+        raise SweepError(file.stem, [f"{file} cannot be imported: {type(error).__name__}: {error}{where}"]) from error
     sweep = getattr(module, "sweep", None)
     if not isinstance(sweep, Sweep):
         raise SweepError(

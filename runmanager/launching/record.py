@@ -53,12 +53,16 @@ def check_settings(sweep: Sweep, sweep_dir: SweepDir, there: SweepHistory) -> No
     before, now = sweep_dir.read_plan().get("settings", {}), settings_of(sweep)
     faults = [
         f"{name}={now.get(name)!r}, but {num_complete} completed runs of runs/{sweep_dir.name} were trained with "
-        f"{name}={before.get(name)!r}; go on with that, or add --fresh to start over beside them"
+        f"{name}={before.get(name)!r}; {_way_back(name, before.get(name))}, or add --fresh to start over beside them"
         for name in {**before, **now}
         if num_complete and before and before.get(name) != now.get(name)
     ]
     if faults:
         raise SweepError(sweep.name, faults)
+
+
+def _way_back(name: str, value: Any) -> str:
+    return f"repeat --epochs {value}" if name == "epochs" else "put that back in the sweep file"
 
 
 def code_has_changed(sweep: Sweep, sweep_dir: SweepDir) -> bool:

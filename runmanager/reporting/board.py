@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,10 @@ _FLAGS = (
 _ADDRESS = re.compile(r"at (http://\S+)")
 
 
+class BoardError(ValueError):
+    """TensorBoard cannot be started as asked."""
+
+
 def run_board(log_dir: Path, title: str, port: int | None) -> int:
     """Runs TensorBoard until Ctrl-C and prints its address once it answers; returns its exit status.
 
@@ -23,6 +28,7 @@ def run_board(log_dir: Path, title: str, port: int | None) -> int:
     """
     command = [sys.executable, "-m", "tensorboard.main", f"--logdir={log_dir}", f"--window_title={title}", *_FLAGS]
     if port is not None:
+        _check_port(port)
         command.append(f"--port={port}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that TensorBoard is ended too
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as board:
@@ -30,6 +36,15 @@ def run_board(log_dir: Path, title: str, port: int | None) -> int:
             return _relay(board, title)
         finally:
             board.terminate()
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise BoardError(f"--port {port} cannot be had ({error}); choose another, or leave it out") from error
 
 
 def _relay(board: "subprocess.Popen[str]", title: str) -> int:

@@ -50,7 +50,7 @@ def print_results(
     metric = sort or history.objective or next((name for name in history.metric_names() if name != "loss"), "loss")
     varied = varying([run.params for run in history.runs])
     constant = {name: value for run in history.runs for name, value in run.params.items() if name not in varied}
-    title = f"{history.name}: {len(history.runs)} runs" + (
+    title = f"{history.name}: {len(history.runs)} run{plural(len(history.runs))}" + (
         f", best {metric} first" if sort or history.objective else ""
     )
     console.print(Text(title, style="bold"))
@@ -65,7 +65,7 @@ def print_results(
     _print_table(console, header, rows)
     if left_out:
         console.print(Text(f"{', '.join(left_out)} left out to fit; --json has everything", style="dim"))
-    _print_errors(console, runs)
+    print_errors(runs, console)
 
 
 def _results_rows(
@@ -106,7 +106,9 @@ def _print_table(console: Console, header: list[str], rows: list[list[str]]) -> 
     wide.print(table, crop=False)
 
 
-def _print_errors(console: Console, runs: list[RunHistory]) -> None:
+def print_errors(runs: list[RunHistory], console: Console | None = None) -> None:
+    """Prints a line for each run that failed, to stderr unless told otherwise."""
+    console = console or Console(stderr=True)
     for run in runs:
         if run.status == FAILED:
             console.print(f"run {run.number} failed: {escape(run.error or '')}", highlight=False, soft_wrap=True)
@@ -135,11 +137,13 @@ def _run_json(run: RunHistory) -> dict[str, Any]:
 def print_status(histories: list[SweepHistory], console: Console | None = None) -> None:
     """Prints a line for each sweep, then each run that is under way, was interrupted or failed."""
     console = console or Console()
-    header = ["sweep", "runs", COMPLETED, RUNNING, INTERRUPTED, FAILED, "best"]
+    header = ["sweep", "runs", COMPLETED, RUNNING, INTERRUPTED, FAILED, "missing", "best"]
     rows = []
     for history in histories:
         counts = [str(history.count(status) or "") for status in (COMPLETED, RUNNING, INTERRUPTED, FAILED)]
-        rows.append([history.name, str(len(history.runs)), *counts, _best_text(history)])
+        missing = str(history.num_missing or "")
+        num_runs = str(len(history.runs) + history.num_missing)
+        rows.append([history.name, num_runs, *counts, missing, _best_text(history)])
     _print_table(console, header, rows)
     for history in histories:
         for run in history.runs:
@@ -150,6 +154,11 @@ def print_status(histories: list[SweepHistory], console: Console | None = None) 
         for folder in history.unreadable:
             line = f"{history.name}: {folder} cannot be read: neither its run.json nor its journal says who it is"
             console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def plural(count: int) -> str:
+    """The `s` of a word that is counted."""
+    return "" if count == 1 else "s"
 
 
 def _best_text(history: SweepHistory) -> str:
@@ -163,4 +172,4 @@ def _state_text(run: RunHistory) -> str:
     age = f", begun {seconds_text(max(0.0, time.time() - run.began))} ago" if run.began else ""
     damaged = f", {run.num_bad_lines} damaged lines in its journal" if run.num_bad_lines else ""
     error = f": {run.error}" if run.error else ""
-    return f"({params_text(run.params)}) {run.status} after {len(run.rows)} epochs{age}{damaged}{error}"
+    return f"({params_text(run.params)}) {run.status} after {len(run.rows)} epoch{plural(len(run.rows))}{age}{damaged}{error}"

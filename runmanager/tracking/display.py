@@ -52,9 +52,17 @@ def ending_text(run: ShownRun) -> str:
     return f"run {run.number} {run.status} after {seconds_text(run.seconds)} ({params_text(run.params)}): {run.error}"
 
 
-def table_of(progress: Progress) -> tuple[list[str], list[list[str]]]:
-    """The live table's header and rows, all text."""
+def table_of(progress: Progress, width: int | None = None) -> tuple[list[str], list[list[str]]]:
+    """The live table's header and rows, all text. Metrics are left out where it would be wider than `width`, the objective last."""
     metrics = list(dict.fromkeys(name for run in progress.shown for name in run.values))
+    header, rows = _cells(progress, metrics)
+    while width and len(metrics) > 1 and _width(header, rows) > width:
+        metrics.remove(next(name for name in metrics if name != progress.objective))
+        header, rows = _cells(progress, metrics)
+    return header, rows
+
+
+def _cells(progress: Progress, metrics: list[str]) -> tuple[list[str], list[list[str]]]:
     params = list(dict.fromkeys(name for run in progress.shown for name in run.params))
     rows = [
         [
@@ -68,6 +76,10 @@ def table_of(progress: Progress) -> tuple[list[str], list[list[str]]]:
         for run in progress.shown
     ]
     return ["run", "status", "epoch", *metrics, "duration", *params], rows
+
+
+def _width(header: list[str], rows: list[list[str]]) -> int:
+    return sum(max(len(row[index]) for row in [header, *rows]) + 1 for index in range(len(header)))
 
 
 class TerminalDisplay(Writer):
@@ -99,7 +111,8 @@ class TerminalDisplay(Writer):
         run = self._progress.end(member, end)
         if self._progress.num_runs is None:
             self.close()
-            print(f"{ending_text(run)} · {self._progress.summary()}")
+            values = "".join(f" · {name} {number_text(value)}" for name, value in run.values.items())
+            print(f"{ending_text(run)}{values} · {self._progress.summary()}")
         elif run.status != COMPLETED:
             self._live.console.print(ending_text(run), markup=False, highlight=False)
 
@@ -113,8 +126,8 @@ class TerminalDisplay(Writer):
         from rich.table import Table
         from rich.text import Text
 
-        header, rows = table_of(self._progress)
-        table = Table(box=None, pad_edge=False, header_style="bold")
+        header, rows = table_of(self._progress, self._live.console.width if self._live else None)
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         for name in header:
             table.add_column(Text(name), justify="left" if name == "status" else "right", no_wrap=True)
         for row in rows:

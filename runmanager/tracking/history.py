@@ -64,7 +64,7 @@ class RunHistory:
         return value if value is not None and improves(value, None, "max") else None
 
 
-@dataclass
+@dataclass(repr=False)
 class SweepHistory:
     """One sweep: its runs by number, and what it was after."""
 
@@ -74,7 +74,12 @@ class SweepHistory:
     mode: str | None = None
     trained: list[int] = field(default_factory=list)  # the numbers of the runs that a launch has just trained
     unrecorded: list[str] = field(default_factory=list)  # what a launch could not even record as failed
+    num_missing: int = 0  # runs of the plan that have no folder
     unreadable: list[str] = field(default_factory=list)  # run folders whose run.json or journal cannot be read
+
+    def __repr__(self) -> str:
+        best = f", best {self.objective} in run {self.best.number}" if self.best else ""
+        return f"SweepHistory({self.name!r}: {self.count(COMPLETED)} of {len(self.runs)} runs completed{best})"
 
     @property
     def best(self) -> RunHistory | None:
@@ -106,7 +111,9 @@ def read_sweep(sweep_dir: SweepDir) -> SweepHistory:
     modes = {objective: mode} if objective and mode else {}
     found = [(run_dir, read_run(run_dir, modes)) for run_dir in sweep_dir.runs()]
     unreadable = [run_dir.path.name for run_dir, run in found if run is None]
-    return SweepHistory(sweep_dir.name, [run for _, run in found if run], objective, mode, unreadable=unreadable)
+    missing = set(plan.get("numbers", {}).values()) - {run_dir.number for run_dir, _ in found}
+    runs = [run for _, run in found if run]
+    return SweepHistory(sweep_dir.name, runs, objective, mode, num_missing=len(missing), unreadable=unreadable)
 
 
 def read_run(run_dir: RunDir, modes: Mapping[str, str]) -> RunHistory | None:

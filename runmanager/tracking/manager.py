@@ -272,6 +272,8 @@ class RunManager:
         """
         self._need_run("log()")
         epoch = self._epoch
+        if epoch and epoch.num_batches and "loss" in metrics:
+            raise MetricError("log(loss=...): track_loss() keeps this epoch's loss; leave one of the two out")
         for index, (tracked, numbers) in enumerate(self._checked("log", metrics)):
             fields = {"epoch": epoch.number if epoch else None, "metrics": metrics_to_json(numbers)}
             tracked.journal.append("log", fields)

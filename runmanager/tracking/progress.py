@@ -86,7 +86,8 @@ class Progress:
 
     def count_text(self) -> str:
         """`3/8 runs`, or `3 runs`."""
-        return f"{self.num_ended}/{self.num_runs} runs" if self.num_runs else f"{self.num_ended} runs"
+        count = f"{self.num_ended}/{self.num_runs}" if self.num_runs else str(self.num_ended)
+        return f"{count} run{'' if count == '1' else 's'}"
 
     def seconds_left(self) -> float | None:
         """About how long the rest will take, from what was done so far; None while that is unknown."""
