@@ -137,13 +137,16 @@ def _run_json(run: RunHistory) -> dict[str, Any]:
 def print_status(histories: list[SweepHistory], console: Console | None = None) -> None:
     """Prints a line for each sweep, then each run that is under way, was interrupted or failed."""
     console = console or Console()
-    header = ["sweep", "runs", COMPLETED, RUNNING, INTERRUPTED, FAILED, "missing", "best"]
+    statuses = [
+        status for status in (COMPLETED, RUNNING, INTERRUPTED, FAILED) if any(one.count(status) for one in histories)
+    ]
+    missing = ["missing"] if any(history.num_missing for history in histories) else []
+    header = ["sweep", "runs", *statuses, *missing, "best"]
     rows = []
     for history in histories:
-        counts = [str(history.count(status) or "") for status in (COMPLETED, RUNNING, INTERRUPTED, FAILED)]
-        missing = str(history.num_missing or "")
-        num_runs = str(len(history.runs) + history.num_missing)
-        rows.append([history.name, num_runs, *counts, missing, _best_text(history)])
+        counts = [history.count(status) for status in statuses] + [history.num_missing for _ in missing]
+        num_runs = len(history.runs) + history.num_missing
+        rows.append([history.name, str(num_runs), *(str(count or "") for count in counts), _best_text(history)])
     _print_table(console, header, rows)
     for history in histories:
         for run in history.runs:

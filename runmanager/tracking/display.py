@@ -118,8 +118,8 @@ class TerminalDisplay(Writer):
 
     def close(self) -> None:  # noqa: D102
         if self._live is not None:
-            live, self._live = self._live, None
-            live.stop()
+            self._live.stop()  # which shows the table once more
+            self._live = None
 
     def _render(self) -> Any:
         from rich.console import Group
