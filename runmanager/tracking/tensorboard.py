@@ -125,9 +125,8 @@ def _session_start(member: Member) -> SessionStartInfo:
     """The run's hyperparameters. Runs that differ in `seed` alone share a group, which TensorBoard shows as one row."""
     configuration = {name: value for name, value in member.params.items() if name != "seed"}
     name = readable_name(configuration, 64)
-    group = "-".join(
-        part for part in (name, identity(configuration)[:12]) if part
-    )  # TensorBoard shows it as the trial's id
+    # TensorBoard shows the group's name as the trial's id
+    group = "-".join(part for part in (name, identity(configuration)[:12]) if part)
     info = SessionStartInfo(group_name=group, start_time_secs=time.time())
     for name, value in configuration.items():
         plain = encode(value)

@@ -9,9 +9,8 @@ from typing import Any
 SAMPLE_SIZE = 32
 """How many samples are looked at."""
 
-_MAX_DEPTH = (
-    5  # how far below a data set its own generators are looked for: subset, data set, transforms, list, transform
-)
+_MAX_DEPTH = 5
+"""How far below a data set its own generators are looked for: subset, data set, transforms, list, transform."""
 
 
 @contextmanager
