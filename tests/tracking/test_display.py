@@ -91,6 +91,43 @@ def test_a_sweep_in_a_terminal_shows_progress_and_the_best_so_far(tmp_path: Path
     assert all(f"trained {x}" in written for x in (3.0, 2.0, 1.0))
 
 
+TRAINED = """
+import torch
+from runmanager import Sweep, Trainer, launch
+
+torch.set_num_threads(1)
+data = (torch.rand(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3)
+trainer = Trainer(
+    network=lambda: torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 3)),
+    data=data,
+    optimizer=lambda run, network: torch.optim.SGD(network.parameters(), lr=run.lr),
+    loss=torch.nn.CrossEntropyLoss(),
+    epochs=3,
+    batch_size=8,
+)
+launch(Sweep({{"lr": [0.1, 0.01]}}, trainer=trainer, name="{name}"), tensorboard={logged}, quiet={quiet})
+"""
+
+
+def test_losses_are_bit_equal_with_the_live_table_and_tensorboard_and_without(tmp_path: Path) -> None:
+    from runmanager.tracking.history import read_sweep
+    from runmanager.tracking.run_dir import find_sweep
+
+    (tmp_path / "shown.py").write_text(TRAINED.format(name="shown", logged=True, quiet=False))
+    (tmp_path / "silent.py").write_text(TRAINED.format(name="silent", logged=False, quiet=True))
+    assert "2/2 runs" in in_terminal([sys.executable, "shown.py"], tmp_path)
+    subprocess.run([sys.executable, "silent.py"], cwd=tmp_path, check=True)
+    shown, silent = (
+        [
+            (row.loss, row.accuracy, row.metrics)
+            for run in read_sweep(find_sweep(name, tmp_path)).runs
+            for row in run.rows
+        ]
+        for name in ("shown", "silent")
+    )
+    assert len(shown) == 6 and shown == silent
+
+
 def test_a_loop_that_raises_gives_the_terminal_back(tmp_path: Path) -> None:
     command = script(tmp_path)
     (tmp_path / "loop.py").write_text((tmp_path / "loop.py").read_text().replace("m.end_run()", "raise SystemExit(0)"))
