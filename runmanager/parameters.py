@@ -59,6 +59,8 @@ def encode(value: object) -> Any:
     """
     if isinstance(value, Enum):
         return {_NAME: f"{type(value).__module__}.{type(value).__qualname__}.{value.name}"}
+    if isinstance(value, Named):
+        return {_NAME: str(value)}
     if value is None or isinstance(value, (bool, str)):
         return value if not isinstance(value, str) else str(value)
     if isinstance(value, int):
@@ -98,6 +100,12 @@ def _qualified_name(value: object) -> str:
     return f"{getattr(value, '__module__', None) or 'builtins'}.{name}"
 
 
+class Named(str):
+    """The name of a class, function or device that a parameter was: all that is left of it on disk."""
+
+    __slots__ = ()
+
+
 def decode(encoded: Any) -> Any:
     """The value behind `encode`; a class, function or device comes back as its name, a tuple as a list."""
     if isinstance(encoded, list):
@@ -107,7 +115,7 @@ def decode(encoded: Any) -> Any:
     if len(encoded) == 1:
         ((mark, content),) = encoded.items()
         if mark == _NAME:
-            return content
+            return Named(content)
         if mark == _FLOAT:
             return _NOT_FINITE[content]
         if mark == _DICT:
@@ -157,10 +165,13 @@ def check_value(name: str, value: object) -> None:
         raise ParameterError(f"{name}: {type(value).__qualname__} cannot be written as JSON ({error})") from None
 
 
+_canonical_text = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
 def canonical(params: Mapping[str, Any]) -> str:
     """The parameters as one ASCII string that is equal exactly when they are, whatever their order."""
     encoded = {name: encode(value) for name, value in params.items()}
-    return json.dumps(encoded, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _canonical_text(encoded)
 
 
 def identity(params: Mapping[str, Any], replicate: int = 1) -> str:

@@ -4,15 +4,19 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a job in the background ignores it, and so would its children
+# a job in the background may ignore these, and so would its children
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 TINY = """\
 import random
@@ -70,6 +74,7 @@ class Project:
     """A project in a temporary folder."""
 
     root: Path
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)  # in the environment of all processes of the project
 
     def write(self, text: str, name: str = "tiny") -> Path:
         """Puts a file into sweeps/."""
@@ -110,11 +115,7 @@ class Project:
 
     def losses(self, name: str = "tiny") -> dict[int, list[float]]:
         """The losses of each run, epoch by epoch, as its journal has them."""
-        from runmanager.tracking.history import read_sweep
-        from runmanager.tracking.run_dir import SweepDir
-
-        runs = read_sweep(SweepDir(self.root, name)).runs
-        return {run.number: [row.loss for row in run.rows] for run in runs}
+        return {run.number: [row.loss for row in run.rows] for run in self.history(name).runs}
 
     def files(self) -> dict[str, bytes]:
         """Every file of the project but compiled Python, with its content."""
@@ -123,15 +124,58 @@ class Project:
 
     def environment(self) -> dict[str, str]:
         """For a process of its own."""
-        return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PROJECT_MARK": self.mark}
 
     def process(self, *arguments: str) -> Said:
         """`python -m runmanager ...` in a process of its own."""
+        with self.started(*arguments) as process:
+            return self.said(process)
+
+    @contextmanager
+    def started(self, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+        """The same, while it runs; killed at the end if it is still there."""
         command = [sys.executable, "-m", "runmanager", *arguments]
-        done = subprocess.run(
-            command, cwd=self.root, env=self.environment(), capture_output=True, text=True, timeout=120
-        )
-        return Said(done.returncode, done.stdout, done.stderr)
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        pipes["start_new_session"] = True  # a terminal's Ctrl-C would reach the tests as well
+        with subprocess.Popen(command, cwd=self.root, env=self.environment(), **pipes) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def said(self, process: "subprocess.Popen[str]", seconds: float = 60) -> Said:
+        """What a process leaves when it has ended by itself."""
+        out, err = process.communicate(timeout=seconds)
+        return Said(process.returncode, out, err)
+
+    def alive(self) -> list[int]:
+        """The processes that were started for this project, by whomever, and are still there."""
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_ours(pid)]
+
+    def _is_ours(self, pid: int) -> bool:
+        try:
+            return f"PROJECT_MARK={self.mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:  # gone, or another user's
+            return False
+
+    def wait_for(self, condition: str | Callable[[], object], seconds: float = 30) -> None:
+        """Waits for a file of the project, or until a function says yes."""
+        is_there = (self.root / condition).exists if isinstance(condition, str) else condition
+        deadline = time.monotonic() + seconds
+        while not is_there():
+            assert time.monotonic() < deadline, f"it never came: {condition}"
+            time.sleep(0.02)
+
+    def statuses(self, name: str = "tiny") -> dict[int, str]:
+        """The status of each run, by number."""
+        return {run.number: run.status for run in self.history(name).runs}
+
+    def history(self, name: str = "tiny") -> Any:
+        """What a sweep has reached."""
+        from runmanager.tracking.history import read_sweep
+        from runmanager.tracking.run_dir import SweepDir
+
+        return read_sweep(SweepDir(self.root, name))
 
 
 @pytest.fixture
@@ -147,12 +191,13 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def command(project, monkeypatch, capsys):
-    """Runs the `runmanager` command in this process, in the project."""
+    """Runs the `runmanager` command in this process, in the project; a launch trains here too, unless told otherwise."""
 
     def run(*arguments: str) -> Said:
         from runmanager.cli import main
 
-        monkeypatch.setattr(sys, "argv", ["runmanager", *arguments])
+        is_launch = arguments[:1] == ("launch",) and "--workers" not in arguments
+        monkeypatch.setattr(sys, "argv", ["runmanager", *arguments, *(["--workers", "0"] if is_launch else [])])
         capsys.readouterr()
         try:
             main()

@@ -1,53 +1,111 @@
-"""`launch`: trains what is missing of a sweep, in this process."""
+"""`launch`: trains what is missing of a sweep, in this process or in worker processes."""
 
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runmanager.launching.load_sweep import find_sweep_file, load_sweep, project_of
-from runmanager.launching.record import check_settings, code_has_changed, write_record
-from runmanager.launching.recording import recorded
-from runmanager.launching.schedule import Schedule, ScheduledRun, schedule
+from runmanager.launching.description import Changes
+from runmanager.launching.exclusive import alone_without_locks
+from runmanager.launching.options import (
+    GRACE_SECONDS,
+    Limits,
+    OnError,
+    check_count,
+    parse_keep,
+    parse_on_error,
+    parse_seconds,
+    parse_statuses,
+)
+from runmanager.launching.outcomes import KeepBest, Outcomes
+from runmanager.launching.record import changes_since, refuse_changes, write_record
+from runmanager.launching.schedule import Schedule, schedule
+from runmanager.launching.signals import SweepStopped
+from runmanager.launching.slots import WorkersError, parse_workers
 from runmanager.launching.sweep import Sweep, SweepError
-from runmanager.space.grid import Run
-from runmanager.tracking.display import make_display
-from runmanager.tracking.errors import StorageError
-from runmanager.tracking.history import SweepHistory, read_sweep
-from runmanager.tracking.manager import RunManager
-from runmanager.tracking.progress import Progress
-from runmanager.tracking.results import rebuild
-from runmanager.tracking.rows import COMPLETED, RUNNING
-from runmanager.tracking.run_dir import SweepDir, project_root
-from runmanager.training.seeding import run_seed, seeded
+from runmanager.launching.train_options import TrainOptions
+from runmanager.launching.ways import Way, way_to_train
+from runmanager.launching.work import Work
+from runmanager.launching.worker import in_worker
+from runmanager.tracking.files import sync_now
+from runmanager.tracking.history import SweepHistory, read_run, read_sweep
+from runmanager.tracking.results import ResultsWriter, rebuild
+from runmanager.tracking.rows import DONE, RUNNING
+from runmanager.tracking.run_dir import SweepDir
+from runmanager.tracking.writers import Writer
+
+Seconds = float | str | None
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What a launch was told, checked."""
+
+    workers: int | None
+    retried: frozenset[str]
+    num_retries: int
+    limits: Limits
+    on_error: OnError
+    num_kept: int | None
+    train: TrainOptions
 
 
 def launch(
     sweep: Sweep | str | Path,
     *,
+    workers: int | str = 0,
     fresh: bool = False,
     dry_run: bool = False,
     only: str | int | Sequence[str | int] = (),
     limit: int | None = None,
     epochs: int | None = None,
-    params: Mapping[str, Sequence[Any]] | None = None,
+    params: Mapping[str, Sequence[Any]] | Sequence[str] = (),
+    retry_failed: bool = False,
+    retry_status: str | Sequence[str] = (),
+    retries: int = 0,
+    run_timeout: Seconds = None,
+    epoch_timeout: Seconds = None,
+    sweep_timeout: Seconds = None,
+    grace: Seconds = GRACE_SECONDS,
+    on_error: str = "continue",
+    stop_diverged: bool = False,
+    checkpoint_every: int = 1,
+    keep: int | str = 10,
+    accept_changes: bool = False,
+    save_diff: bool = False,
     tensorboard: bool = True,
     histograms_every: int = 1,
     quiet: bool = False,
 ) -> SweepHistory:
-    """Trains the runs of a sweep that are not complete, one after another, and returns what the sweep has reached.
+    """Trains the runs of a sweep that are not complete, and returns what the sweep has reached.
 
-    Launching again trains what is missing, interrupted or failed; a grid that has grown trains the new runs alone. A run
-    that fails is shown and does not stop the others.
+    Launching again goes on: complete runs are skipped, interrupted ones continue from their last saved state, a grid that has
+    grown trains the new runs alone. A run that fails is shown and does not stop the others. Several launches of one sweep at
+    once share its runs.
 
     Args:
         sweep: a Sweep, or the path or the name of a sweep file.
+        workers: how many processes train; 'auto' for one per core or per GPU, 0 for this process. With workers the sweep
+            has to stand in a file of its own.
         fresh: start over; what is there is kept under another name.
         dry_run: print the runs and what would be done with each, and do nothing.
         only: number (3), range (`"3-5"`) or value (`"lr=0.01"`) of the runs to look at, or several of these.
         limit: train at most so many runs.
         epochs: another number of epochs than the trainer has.
-        params: other values for some of the grid's parameters.
+        params: other values for some of the grid's parameters, a dict of lists or texts like `"lr=0.1,0.2"`.
+        retry_failed: train the runs again that failed, ran out of memory, were killed or timed out.
+        retry_status: train the runs with these statuses again.
+        retries: how often a run that fails is tried again at once.
+        run_timeout: seconds, or text like "90s", "15m", "2h", that a run may take; needs workers, as the next two do.
+        epoch_timeout: the same for an epoch.
+        sweep_timeout: the same for this launch; then it stops as by Ctrl-C.
+        grace: what the epochs under way are left when the launch is to stop.
+        on_error: 'continue'; 'stop' after a failure; 'stop-after=3' or 'stop-after=3-same' after so many, or so many alike.
+        stop_diverged: end a run at once when its loss is not finite.
+        checkpoint_every: epochs from one saved state to the next; 0 for none.
+        keep: how many runs, the best by the objective, keep their saved states when they have completed; or 'all'.
+        accept_changes: go on although code, data, settings or torch are not what the runs that are there were trained with.
+        save_diff: keep what git has not committed, without what looks like a secret, as runs/<sweep>/code.diff.
         tensorboard: whether to write TensorBoard logs.
         histograms_every: epochs from one set of histograms to the next; 0 for none.
         quiet: show nothing.
@@ -55,142 +113,200 @@ def launch(
     Raises:
         SweepError: the sweep cannot start; it lists all that is wrong, and nothing was written.
         StorageError: the sweep's folder cannot be written.
-        KeyboardInterrupt: Ctrl-C; the run under way is marked interrupted.
+        SweepStopped: Ctrl-C, SIGTERM or SIGHUP. It is a KeyboardInterrupt; what was under way is saved.
     """
-    if not isinstance(sweep, Sweep):
-        sweep = load_sweep(find_sweep_file(sweep))
-    sweep = sweep.changed(params or {}, epochs)
-    project = project_of(sweep.file) if sweep.file else project_root()
-    sweep_dir = SweepDir(project, str(sweep.name))
-    there = read_sweep(sweep_dir)
-    if fresh:
-        _refuse_running(sweep, there)
-    else:
-        check_settings(sweep, sweep_dir, there)
-    asked = [only] if isinstance(only, (str, int)) else only
-    plan = schedule(sweep, sweep_dir, [str(one) for one in asked], limit, fresh=fresh)
-    if plan.due:
-        sweep.check(project)
-    if dry_run:
-        _print_schedule(plan)
-        return there
-    _prepare(sweep, sweep_dir, plan, fresh, quiet)
-    manager = RunManager(
-        sweep_dir.name,
-        root=project,
-        tensorboard=tensorboard,
-        histograms_every=histograms_every,
-        quiet=True,
-        writers=[] if quiet else [make_display(_progress(sweep, plan))],
+    faults: list[str] = []
+    options = _Options(
+        _workers(workers, faults),
+        parse_statuses(retry_failed, retry_status, faults),
+        check_count("--retries", retries, 0, faults),
+        Limits(
+            parse_seconds("--run-timeout", run_timeout, faults),
+            parse_seconds("--epoch-timeout", epoch_timeout, faults),
+            parse_seconds("--sweep-timeout", sweep_timeout, faults),
+            parse_seconds("--grace", grace, faults) or GRACE_SECONDS,
+        ),
+        parse_on_error(on_error, faults),
+        parse_keep(keep, faults),
+        TrainOptions(
+            tensorboard, histograms_every, check_count("--checkpoint-every", checkpoint_every, 0, faults), stop_diverged
+        ),
     )
-    unrecorded = _train_due(sweep, plan, manager, project, quiet)
-    history = rebuild(sweep_dir)
-    history.trained, history.unrecorded = [one.number for one in plan.due], unrecorded
-    _say_objective(history, quiet)
-    return history
+    _check_together(options, faults)
+    if in_worker():
+        faults.append("its file launches it while it is read; put launch(...) under if __name__ == '__main__':")
+    if faults:
+        raise SweepError(str(sweep.name if isinstance(sweep, Sweep) else sweep), faults)
+    changes = Changes(params, (), epochs) if isinstance(params, Mapping) else Changes({}, params, epochs)
+    asked = [str(one) for one in ([only] if isinstance(only, (str, int)) else only)]
+    with way_to_train(sweep, changes, options.workers, options.train) as way:
+        one = _Launch(way, options, asked, limit, fresh=fresh, quiet=quiet)
+        if dry_run:
+            return one.show()
+        one.make_room()
+        with alone_without_locks(one.sweep_dir) as note:
+            one.prepare(note, accept_changes=accept_changes, save_diff=save_diff)
+            return one.train()
 
 
-def _refuse_running(sweep: Sweep, there: SweepHistory) -> None:
-    running = [run.number for run in there.runs if run.status == RUNNING]
-    if running:
-        fault = f"--fresh: run {running[0]} is being trained by another process; stop that first"
-        raise SweepError(sweep.name, [fault])
-
-
-def _prepare(sweep: Sweep, sweep_dir: SweepDir, plan: Schedule, fresh: bool, quiet: bool) -> None:
-    """Makes the sweep's folder, what was there set aside where that was asked for, and says what will be done."""
-    data = _data_source(sweep, plan, sweep_dir.root)
-    said = []
-    if fresh and sweep_dir.is_there():
-        said.append(f"what was there is kept as {sweep_dir.set_aside()}")
-    elif code_has_changed(sweep, sweep_dir) and sweep.file:
-        said.append(f"note: {sweep.file.name} has changed since the last launch; --fresh would start over")
-    sweep_dir.make()
-    write_record(sweep, sweep_dir, plan, data)
-    said.append(f"{sweep_dir.name}: {plan.summary()}" + (f"; data: {data}" if data else ""))
-    if not quiet:
-        print("\n".join(said), flush=True)
-
-
-def _data_source(sweep: Sweep, plan: Schedule, project: Path) -> str | None:
-    """Where the trainer's data was found, for people."""
-    if sweep.trainer is None or not plan.due:
-        return None
-    return sweep.trainer.splits(plan.due[0].run, sweep.seed, project).source
-
-
-def _train_due(sweep: Sweep, plan: Schedule, manager: RunManager, project: Path, quiet: bool) -> list[str]:
-    """Trains what is due; returns what could not even be recorded as failed."""
-    reads: set[str] = set()
-    unrecorded: list[str] = []
+def _workers(workers: int | str, faults: list[str]) -> int | None:
     try:
-        for one in plan.due:
-            try:
-                _train_one(sweep, one, manager, project, reads)
-            except StorageError as error:
-                unrecorded.append(f"run {one.number} cannot be recorded: {error}")
-                print(unrecorded[-1], file=sys.stderr)
-    finally:
-        manager.close()
-    _say_unread(sweep, reads, quiet or not plan.due)
-    return unrecorded
+        return parse_workers(workers)
+    except WorkersError as error:
+        faults.append(str(error))
+        return 0
 
 
-def _progress(sweep: Sweep, plan: Schedule) -> Progress:
-    epochs = sweep.trainer.given("epochs") if sweep.trainer is not None else None
-    return Progress(len(plan.due), epochs if isinstance(epochs, int) else None, sweep.objective, sweep.mode)
+def _check_together(options: _Options, faults: list[str]) -> None:
+    limits = {"--run-timeout": options.limits.run, "--epoch-timeout": options.limits.epoch}
+    limits["--sweep-timeout"] = options.limits.sweep
+    given = [name for name, limit in limits.items() if limit is not None]
+    if options.workers == 0 and given:
+        faults.append(f"{', '.join(given)}: limits are kept from outside the run; add --workers 1 or more")
 
 
-def _train_one(sweep: Sweep, one: ScheduledRun, manager: RunManager, project: Path, reads: set[str]) -> None:
-    """One run; what it raises is recorded by its manager, and ends it alone.
+class _Launch:
+    """One launch of a sweep, from what is there to what it has reached."""
 
-    Raises:
-        StorageError: its folder or its journal cannot be written.
-    """
-    seed = run_seed(sweep.seed, one.run._asdict())
-    begun = False
-    try:
-        with manager.tracking(one.run, number=one.number, seed=seed):
-            begun = True
-            if sweep.trainer is not None:
-                sweep.trainer.train(one.run, manager, seed=seed, split_seed=sweep.seed, project=project)
-            else:
-                _call_train(sweep, recorded(one.run, reads), manager, seed)
-    except StorageError:
-        raise
-    except Exception:
-        if not begun:
-            raise  # nothing has recorded it
+    def __init__(
+        self, way: Way, options: _Options, only: list[str], limit: int | None, *, fresh: bool, quiet: bool
+    ) -> None:
+        """Looks at what is there, and checks the sweep where something is due.
 
+        Raises:
+            SweepError: it lists all that is wrong.
+        """
+        self._way, self._options, self._only, self._limit = way, options, only, limit
+        self._is_fresh, self._is_quiet = fresh, quiet
+        self._sweep = way.description
+        self.sweep_dir = SweepDir(self._sweep.project, self._sweep.name)
+        self._plan = self._schedule()
+        self._surroundings = way.check(self._plan.due[0].index) if self._plan.due else {}
 
-def _call_train(sweep: Sweep, run: Run, manager: RunManager, seed: int) -> None:
-    assert sweep.train is not None
-    with seeded(seed):
-        result = sweep.train(run, manager)
-    if result is None:
-        return
-    if not isinstance(result, Mapping):
-        raise TypeError(
-            f"train returned a {type(result).__name__}; return a dict of metrics, like {{'val_loss': 0.3}}, or nothing"
+    def _schedule(self) -> Schedule:
+        return schedule(
+            self._sweep,
+            self.sweep_dir,
+            self._only,
+            self._limit,
+            retried=self._options.retried,
+            fresh=self._is_fresh,
         )
-    manager.log(**result)
 
+    def show(self) -> SweepHistory:
+        """Prints the runs and what would be done with each."""
+        for one in self._plan.runs:
+            print(f"{one.number:4}  {one.action:24}  {one.run!r}")
+        print(self._plan.summary())
+        return read_sweep(self.sweep_dir)
 
-def _say_unread(sweep: Sweep, reads: set[str], quiet: bool) -> None:
-    """A hand-written function tells only by running what it reads."""
-    unread = [name for name in sweep.params if name not in reads | {"seed"}] if sweep.train is not None else []
-    if unread and not quiet:
-        print(f"note: {', '.join(unread)} is in the grid, but train() never read run.{unread[0]}")
+    def make_room(self) -> None:
+        """Makes the sweep's folder, what was there set aside where that was asked for.
 
+        Raises:
+            SweepError: --fresh would take a run from its owner.
+            StorageError: the folder cannot be made.
+        """
+        if self._is_fresh and self.sweep_dir.is_there():
+            self._say(f"what was there is kept as {self._set_aside()}")
+        self.sweep_dir.make()
 
-def _say_objective(history: SweepHistory, quiet: bool) -> None:
-    """A function tells only by running what it logs."""
-    if history.objective and history.count(COMPLETED) and history.objective not in history.metric_names() and not quiet:
-        logged = ", ".join(history.metric_names())
-        print(f"note: the objective {history.objective!r} was never logged, so no run is best; logged: {logged}")
+    def prepare(self, note: str | None, *, accept_changes: bool, save_diff: bool) -> None:
+        """Writes down what will be done, and says it.
 
+        Raises:
+            SweepError: what is there was made with other code, data or settings.
+            StorageError: the folder cannot be written.
+        """
+        said = [note] if note else []
+        with self.sweep_dir.locked():
+            if not self._is_fresh:
+                self._plan = self._schedule()  # another launch may have given numbers meanwhile
+            changes = changes_since(self._sweep, self.sweep_dir, self._plan, self._surroundings)
+            if not accept_changes:
+                refuse_changes(self._sweep, changes)
+            said += [f"accepted: {change}" for change in changes]
+            about = {**self._surroundings, "git": self._way.git.result(), "threads": self._way.threads}
+            write_record(self._sweep, self.sweep_dir, self._plan, about, changes)
+        if save_diff:
+            from runmanager.launching.git import redacted_diff
 
-def _print_schedule(plan: Schedule) -> None:
-    for one in plan.runs:
-        print(f"{one.number:4}  {one.action:24}  {one.run!r}")
-    print(plan.summary())
+            self.sweep_dir.write_diff(redacted_diff(self._sweep.project))
+        source = self._surroundings.get("data", {}).get("source")
+        said.append(f"{self._sweep.name}: {self._plan.summary()}" + (f"; data: {source}" if source else ""))
+        self._say("\n".join(said))
+
+    def _set_aside(self) -> str:
+        """Gives what is there another name.
+
+        Raises:
+            SweepError: a run of it is being trained.
+        """
+        running = [run.number for run in read_sweep(self.sweep_dir).runs if run.status == RUNNING]
+        if running:
+            fault = f"--fresh: run {running[0]} is being trained by another process; stop that first"
+            raise SweepError(self._sweep.name, [fault])
+        return self.sweep_dir.set_aside()
+
+    def train(self) -> SweepHistory:
+        """Trains what is due; returns what the sweep has reached.
+
+        Raises:
+            SweepStopped: a signal asked for it.
+        """
+        options = self._options
+        outcomes = Outcomes(options.on_error, options.num_retries)
+        work = Work(self._plan, options.retried)
+        writers: list[Writer] = [
+            ResultsWriter(self.sweep_dir),
+            self._keep_best(),
+            *([] if self._is_quiet else [self._display()]),
+        ]
+        stop, reads = self._way.train(work, writers, outcomes, options.limits)
+        if not outcomes.trained:
+            rebuild(self.sweep_dir)  # which a launch that trains does as it goes
+        sync_now()
+        history = read_sweep(self.sweep_dir)
+        history.trained, history.unrecorded = sorted(outcomes.trained), outcomes.unrecorded
+        if stop.is_asked:
+            history.stopped = stop.reason
+            self._say(f"stopped by {stop.reason}; the same command goes on")
+        self._say_unread(reads)
+        self._say_objective(outcomes)
+        if stop.number is not None:
+            raise SweepStopped(stop.number, history)
+        return history
+
+    def _display(self) -> Writer:
+        from runmanager.tracking.display import make_display
+        from runmanager.tracking.progress import Progress
+
+        num_due = len(self._plan.due)
+        return make_display(Progress(num_due, self._sweep.num_epochs, self._sweep.objective, self._sweep.mode))
+
+    def _keep_best(self) -> KeepBest:
+        """Knows the runs that have saved states already."""
+        keep = KeepBest(self._options.num_kept, self._sweep.objective, self._sweep.mode)
+        for run_dir in self.sweep_dir.runs():
+            if run_dir.checkpoints.is_dir():
+                history = read_run(run_dir, {self._sweep.objective or "": self._sweep.mode or ""})
+                if history is not None and history.status in DONE:
+                    keep.add(run_dir, history.score(self._sweep.objective or ""))
+        return keep
+
+    def _say(self, text: str) -> None:
+        if not self._is_quiet and text:
+            print(text, flush=True)
+
+    def _say_unread(self, reads: set[str]) -> None:
+        """A hand-written function tells only by running what it reads."""
+        unread = [name for name in self._sweep.params if name not in reads | {"seed"}]
+        if unread and reads | set(unread) and not self._sweep.has_trainer and self._plan.due:
+            self._say(f"note: {', '.join(unread)} is in the grid, but train() never read run.{unread[0]}")
+
+    def _say_objective(self, outcomes: Outcomes) -> None:
+        """A function tells only by running what it logs."""
+        objective = self._sweep.objective
+        if objective and outcomes.num_completed and objective not in outcomes.metrics:
+            logged = ", ".join(outcomes.metrics)
+            self._say(f"note: the objective {objective!r} was never logged, so no run is best; logged: {logged}")

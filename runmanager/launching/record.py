@@ -1,24 +1,27 @@
-"""What sweep.json keeps of a sweep, so that a later launch knows what is already there."""
+"""What sweep.json keeps of a sweep, so that a later launch knows what is already there and what it was trained with."""
 
-import hashlib
+from datetime import UTC, datetime
 from typing import Any
 
+from runmanager.launching.code import code_changes
+from runmanager.launching.description import Description
 from runmanager.launching.schedule import Schedule
-from runmanager.launching.sweep import Sweep, SweepError
-from runmanager.parameters import encode
-from runmanager.tracking.history import SweepHistory, is_complete
-from runmanager.tracking.plan import describe
+from runmanager.launching.sweep import SweepError
+from runmanager.tracking.plan import describe, versions
 from runmanager.tracking.run_dir import SweepDir
 
 
-def write_record(sweep: Sweep, sweep_dir: SweepDir, plan: Schedule, data: str | None) -> None:
+def write_record(
+    sweep: Description, sweep_dir: SweepDir, plan: Schedule, surroundings: dict[str, Any], accepted: list[str]
+) -> None:
     """Writes the plan of this launch over that of the last one.
 
     Args:
         sweep: the sweep.
         sweep_dir: where it is kept.
         plan: its runs, with every number that was ever given.
-        data: where the trainer's data was found.
+        surroundings: the data, git's revision, the threads of each worker.
+        accepted: what has changed since the last launch, and was accepted.
 
     Raises:
         StorageError: it could not be written.
@@ -28,51 +31,62 @@ def write_record(sweep: Sweep, sweep_dir: SweepDir, plan: Schedule, data: str | 
         sweep_dir,
         objective=sweep.objective,
         mode=sweep.mode,
-        grid={name: [encode(value) for value in values] for name, values in sweep.params.items()},
-        settings=settings_of(sweep),
-        data=data or before.get("data"),
-        code=_code(sweep),
+        grid=sweep.grid_json(),
+        settings=sweep.settings,
+        code=sweep.code,
+        devices=sweep.devices,
+        **{"data": before.get("data"), **surroundings},
+        accepted=[*before.get("accepted", []), *_dated(accepted)],
         numbers=plan.numbers,
     )
     sweep_dir.write_plan({**about, "created": before.get("created", about["created"])})
 
 
-def settings_of(sweep: Sweep) -> dict[str, Any]:
-    """What beside the parameters decides what a run reaches, as far as it is a plain value."""
-    given = sweep.trainer.plain_settings() if sweep.trainer is not None else {}
-    return {"seed": sweep.seed, **given}
+def _dated(changes: list[str]) -> list[dict[str, Any]]:
+    return [{"time": datetime.now(UTC).isoformat(timespec="seconds"), "changes": changes}] if changes else []
 
 
-def check_settings(sweep: Sweep, sweep_dir: SweepDir, there: SweepHistory) -> None:
-    """Refuses to put runs beside complete ones that were trained in another way.
+def changes_since(sweep: Description, sweep_dir: SweepDir, plan: Schedule, surroundings: dict[str, Any]) -> list[str]:
+    """What decides what a run reaches and is no longer as it was when the runs that are there were trained, a sentence each."""
+    before = sweep_dir.read_plan()
+    num_there = sum(run.attempts > 0 for run in plan.runs) + plan.num_not_asked_for
+    if not num_there or not plan.due or "settings" not in before:
+        return []
+    return [
+        *_setting_changes(before["settings"], sweep.settings),
+        *(code_changes(before["code"], sweep.code) if before.get("code") else []),
+        *_data_changes(before.get("data"), surroundings.get("data")),
+        *_version_changes(before.get("versions", {}), versions()),
+    ]
+
+
+def _setting_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [
+        f"{name} is {now.get(name)!r} now, and was {before.get(name)!r}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+
+
+def _data_changes(before: Any, now: Any) -> list[str]:
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return []
+    same = all(before.get(name) == now.get(name) for name in {*before, *now} - {"source"})
+    return [] if same else [f"the data has changed: {now.get('source')}, and was {before.get('source')}"]
+
+
+def _version_changes(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    if before.get("torch") in (None, now.get("torch")):
+        return []
+    return [f"torch is {now.get('torch')} now, and was {before['torch']}"]
+
+
+def refuse_changes(sweep: Description, changes: list[str]) -> None:
+    """Refuses to put runs beside others that were trained in another way.
 
     Raises:
-        SweepError: it names the setting, and both ways out.
+        SweepError: it names what has changed, and both ways out.
     """
-    num_complete = sum(map(is_complete, there.runs))
-    before, now = sweep_dir.read_plan().get("settings", {}), settings_of(sweep)
-    faults = [
-        f"{name}={now.get(name)!r}, but {num_complete} completed runs of runs/{sweep_dir.name} were trained with "
-        f"{name}={before.get(name)!r}; {_way_back(name, before.get(name))}, or add --fresh to start over beside them"
-        for name in {**before, **now}
-        if num_complete and before and before.get(name) != now.get(name)
-    ]
-    if faults:
-        raise SweepError(sweep.name, faults)
-
-
-def _way_back(name: str, value: Any) -> str:
-    return f"repeat --epochs {value}" if name == "epochs" else "put that back in the sweep file"
-
-
-def code_has_changed(sweep: Sweep, sweep_dir: SweepDir) -> bool:
-    """Whether the sweep file says something else than at the last launch."""
-    before = sweep_dir.read_plan().get("code")
-    return bool(before) and before != _code(sweep)
-
-
-def _code(sweep: Sweep) -> dict[str, str]:
-    """The sweep file, and a digest of what it says."""
-    if sweep.file is None or not sweep.file.is_file():
-        return {}
-    return {"file": sweep.file.name, "sha256": hashlib.sha256(sweep.file.read_bytes()).hexdigest()}
+    if changes:
+        ways = "add --accept-changes to go on all the same, or --fresh to start over beside what is there"
+        raise SweepError(sweep.name, [*changes, ways])

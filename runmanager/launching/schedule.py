@@ -1,16 +1,20 @@
 """Which runs of a sweep are due, and what number each has: worked out from the grid and from what is on disk."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from runmanager.launching.sweep import Sweep, SweepError
-from runmanager.parameters import ParameterError, identity, short_text
+from runmanager.launching.sweep import SweepError
+from runmanager.launching.texts import parse_value
+from runmanager.parameters import short_text
 from runmanager.space.grid import Run
-from runmanager.tracking.history import RunHistory, is_complete, read_run
-from runmanager.tracking.rows import RUNNING
-from runmanager.tracking.run_dir import SweepDir
+from runmanager.tracking.history import RunHistory, read_run
+from runmanager.tracking.rows import DONE, FAILURES, INTERRUPTED, RUNNING, STATUSES
+from runmanager.tracking.run_dir import RunDir, SweepDir
+
+if TYPE_CHECKING:
+    from runmanager.launching.description import Description
 
 
 @dataclass(frozen=True)
@@ -19,28 +23,33 @@ class ScheduledRun:
 
     number: int
     run: Run
-    history: RunHistory | None  # what is there already
-
-    @property
-    def id(self) -> str:
-        """The first 12 digits of the run's identity."""
-        return identity(self.run._asdict())[:12]
+    id: str  # the first 12 digits of its identity
+    index: int  # its place in the grid
+    run_dir: RunDir  # which may not be there yet
+    status: str | None = None  # None when nothing was tried yet
+    attempts: int = 0
+    resumes_after: int | None = None  # the epoch of its last saved state
+    is_due: bool = True
 
     @property
     def action(self) -> str:
-        """'train', 'train again', 'skip (completed)' or 'skip (running elsewhere)'."""
-        if self.history is None or self.history.attempts == 0:
+        """What is done with it, for people: 'train', 'go on after epoch 3 (interrupted)', 'skip (completed)' and the like."""
+        if self.status is None:
             return "train"
-        if is_complete(self.history):
-            return "skip (completed)"
-        if self.history.status == RUNNING:
-            return "skip (running elsewhere)"
-        return f"train again ({self.history.status})"
+        if self.is_due:
+            return f"{self._where()} ({self.status})"
+        return "running elsewhere" if self.status == RUNNING else f"skip ({self.status})"
 
-    @property
-    def is_due(self) -> bool:
-        """Whether it is to be trained."""
-        return self.action.startswith("train")
+    def _where(self) -> str:
+        return "train again" if self.resumes_after is None else f"go on after epoch {self.resumes_after}"
+
+    def seen(self, history: RunHistory | None, retried: Collection[str]) -> "ScheduledRun":
+        """The same run, as its folder has it now."""
+        if history is None or history.attempts == 0:
+            return replace(self, status=None, attempts=0, resumes_after=None, is_due=True)
+        is_due = history.status == INTERRUPTED or history.status in retried
+        saved = history.checkpoints[-1]["epoch"] if history.checkpoints and history.status not in DONE else None
+        return replace(self, status=history.status, attempts=history.attempts, resumes_after=saved, is_due=is_due)
 
 
 @dataclass(frozen=True)
@@ -50,25 +59,43 @@ class Schedule:
     runs: list[ScheduledRun]
     numbers: dict[str, int]  # every number that was ever given, by the first 12 digits of the run's identity
     num_not_asked_for: int = 0
+    limit: int | None = None
 
     @property
     def due(self) -> list[ScheduledRun]:
         """Those to be trained."""
-        return [run for run in self.runs if run.is_due]
+        return [run for run in self.runs if run.is_due][: self.limit]
+
+    @property
+    def elsewhere(self) -> list[ScheduledRun]:
+        """Those that another launch trains."""
+        return [run for run in self.runs if run.status == RUNNING]
+
+    def count(self, *statuses: str) -> int:
+        """How many runs have one of these statuses."""
+        return sum(run.status in statuses for run in self.runs)
 
     def summary(self) -> str:
         """`8 runs: 3 to train, 5 completed`."""
+        waiting = [run for run in self.runs if not run.is_due]
         parts = [f"{len(self.due)} to train"]
-        num_complete = sum(is_complete(run.history) for run in self.runs)
-        num_running = sum(run.action == "skip (running elsewhere)" for run in self.runs)
-        parts += [f"{num_complete} completed"] if num_complete else []
-        parts += [f"{num_running} running elsewhere"] if num_running else []
+        for status in STATUSES:
+            number = sum(run.status == status for run in waiting)
+            parts += [f"{number} {status}{' elsewhere' if status == RUNNING else ''}"] if number else []
         parts += [f"{self.num_not_asked_for} no longer asked for"] if self.num_not_asked_for else []
-        return f"{len(self.runs)} run{'s' if len(self.runs) != 1 else ''}: {', '.join(parts)}"
+        failed = any(run.status in FAILURES for run in waiting)
+        hint = "; --retry-failed tries those that failed again" if failed else ""
+        return f"{len(self.runs)} run{'s' if len(self.runs) != 1 else ''}: {', '.join(parts)}{hint}"
 
 
 def schedule(
-    sweep: Sweep, sweep_dir: SweepDir, only: Sequence[str] = (), limit: int | None = None, *, fresh: bool = False
+    sweep: "Description",
+    sweep_dir: SweepDir,
+    only: Sequence[str] = (),
+    limit: int | None = None,
+    *,
+    retried: Collection[str] = (),
+    fresh: bool = False,
 ) -> Schedule:
     """What is to be done.
 
@@ -80,6 +107,7 @@ def schedule(
         only: which runs: numbers (`3`), ranges (`3-5`) or values (`lr=0.01`). A run must match one of the numbers, if there
             are any, and all of the values.
         limit: at most how many runs to train.
+        retried: statuses whose runs are due again, beside interrupted.
         fresh: as if nothing were there.
 
     Raises:
@@ -91,24 +119,24 @@ def schedule(
         numbers |= sweep_dir.read_plan().get("numbers", {})
     next_number = 1 + max(numbers.values(), default=0)
     scheduled: list[ScheduledRun] = []
-    for run in sweep.runs():
-        run_id = identity(run._asdict())[:12]
+    for index, (run, run_id) in enumerate(sweep.runs):
         if run_id not in numbers:
             numbers[run_id] = next_number
             next_number += 1
-        history = read_run(known[run_id], {}) if run_id in known else None
-        scheduled.append(ScheduledRun(numbers[run_id], run, history))
-    not_asked_for = set(known) - {one.id for one in scheduled}
-    chosen = _only(scheduled, only, sweep)
-    if limit is not None:
-        if limit < 1:
-            raise SweepError(sweep.name, [f"--limit {limit}: give a whole number of 1 or more"])
-        first_due = {one.id for one in [one for one in chosen if one.is_due][:limit]}
-        chosen = [one for one in chosen if not one.is_due or one.id in first_due]
-    return Schedule(chosen, numbers, len(not_asked_for))
+        number, run_dir = numbers[run_id], known.get(run_id)
+        if run_dir is None:
+            run_dir = sweep_dir.run_dir(number, run._asdict(), run_id)
+        one = ScheduledRun(number, run, run_id, index, run_dir)
+        scheduled.append(one.seen(read_run(run_dir, {}), retried) if run_id in known else one)
+    if limit is not None and limit < 1:
+        raise SweepError(sweep.name, [f"--limit {limit}: give a whole number of 1 or more"])
+    num_not_asked_for = len(set(known) - {one.id for one in scheduled})
+    return Schedule(_only(scheduled, only, sweep), numbers, num_not_asked_for, limit)
 
 
-def _only(scheduled: list[ScheduledRun], only: Sequence[str], sweep: Sweep) -> list[ScheduledRun]:
+def _only(scheduled: list[ScheduledRun], only: Sequence[str], sweep: "Description") -> list[ScheduledRun]:
+    if not only:
+        return scheduled
     numbers: set[int] = set()
     values: list[tuple[str, str]] = []
     faults = []
@@ -149,43 +177,3 @@ def _matches(run: Run, values: list[tuple[str, str]]) -> bool:
 def _is_meant(text: str, value: Any) -> bool:
     """Whether a value was meant: by what the command line can write of it, or by the name that tables show."""
     return text == short_text(value) or parse_value(text, [value]) == value
-
-
-def parse_value(text: str, like: Sequence[Any]) -> Any:
-    """A value from the command line, of the type that the grid's own values have where it fits one.
-
-    True, False and None are themselves, numbers are numbers, all else is text. A whole number becomes a float among floats.
-    """
-    if any(isinstance(value, str) for value in like):
-        return text
-    constants = {"true": True, "false": False, "none": None}
-    if text.lower() in constants:
-        return constants[text.lower()]
-    kinds = (float,) if like and all(isinstance(value, float) for value in like) else (int, float)
-    for kind in kinds:
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def parse_set(settings: Sequence[str], params: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """`name=v1,v2` from the command line as lists of values.
-
-    Raises:
-        ParameterError: one is not of that form, names a parameter twice, or gives text to a parameter that has none.
-    """
-    parsed: dict[str, list[Any]] = {}
-    for setting in settings:
-        name, equals, texts = setting.partition("=")
-        if not equals or not name:
-            raise ParameterError(f"--set {setting}: write --set name=value or --set name=value,value")
-        if name in parsed:
-            raise ParameterError(f"--set {name} is given twice; list its values in one: --set {name}=v1,v2")
-        like = list(params.get(name, ()))
-        parsed[name] = [parse_value(text, like) for text in texts.split(",")]
-        for value in parsed[name]:
-            if isinstance(value, str) and like and not any(isinstance(one, str) for one in like):
-                raise ParameterError(f"--set {name}={value}: the grid has {name}={like!r:.100}; give values like those")
-    return parsed

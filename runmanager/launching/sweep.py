@@ -117,25 +117,32 @@ class Sweep:
         other.__dict__.update(self.__dict__, params={**self.params, **params}, trainer=trainer)
         return other
 
-    def check(self, project: Path) -> None:
+    def check(self, project: Path, *, checkpoints: bool = True) -> None:
         """Builds runs as far as it takes to see that nothing is missing and every parameter is read.
+
+        Args:
+            project: where known data sets are looked for.
+            checkpoints: whether the runs' states will be saved, so that they have to be such as can be.
 
         Raises:
             SweepError: it lists all that is wrong.
         """
         if self.trainer is None:
             return  # what a function reads is only known once it has run
-        faults = _trainer_faults(self.trainer, self.runs(), self.objective, self.seed, project)
+        faults = _trainer_faults(self, self.trainer, project, checkpoints)
         if faults:
             raise SweepError(self.name, faults)
 
 
-def _trainer_faults(trainer: "Trainer", runs: list[Run], objective: str | None, seed: int, project: Path) -> list[str]:
+def _trainer_faults(sweep: Sweep, trainer: "Trainer", project: Path, checkpoints: bool) -> list[str]:
     """What building the runs tells. A parameter that no run reads is a fault; a `seed` is read by the tool itself."""
     reads: set[str] = {"seed"}
+    runs, seed = sweep.runs(), sweep.seed
     names = runs[0]._fields
     first, rest = covering(runs)
-    faults = trainer.faults([recorded(run, reads) for run in first], seed, project, objective)
+    faults = trainer.faults(
+        [recorded(run, reads) for run in first], seed, project, sweep.objective, checkpoints=checkpoints
+    )
     for run in [*first, *rest][:_MAX_EXERCISED]:  # a parameter may be read in some combinations or in training alone
         if faults or reads.issuperset(names):
             break

@@ -1,19 +1,18 @@
-"""The results of a sweep and the state of all sweeps, as tables for the terminal or as JSON."""
+"""The results of a sweep, as a table for the terminal or as JSON."""
 
 import json
-import time
 from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from runmanager.parameters import encode, number_to_json, params_text, short_text, varying
+from runmanager.reporting.failures import print_errors
 from runmanager.tracking.history import RunHistory, SweepHistory
 from runmanager.tracking.progress import number_text, seconds_text
-from runmanager.tracking.rows import COMPLETED, FAILED, INTERRUPTED, RUNNING, metrics_to_json
+from runmanager.tracking.rows import metrics_to_json
 
 
 class ReportError(ValueError):
@@ -62,10 +61,10 @@ def print_results(
     while console.is_terminal and metrics and _width(header, rows) > console.width:
         left_out.append(metrics.pop(0))
         header, rows = _results_rows(runs, metrics, metric, varied)
-    _print_table(console, header, rows)
+    print_table(console, header, rows)
     if left_out:
         console.print(Text(f"{', '.join(left_out)} left out to fit; --json has everything", style="dim"))
-    print_errors(runs, console)
+    print_errors(history, runs, console)
 
 
 def _results_rows(
@@ -92,7 +91,8 @@ def _column_width(header: list[str], rows: list[list[str]], index: int) -> int:
     return max(cell_len(text) for text in [*header[index].split(), *(row[index] for row in rows)])
 
 
-def _print_table(console: Console, header: list[str], rows: list[list[str]]) -> None:
+def print_table(console: Console, header: list[str], rows: list[list[str]]) -> None:
+    """Prints rows of text below their header; in a pipe each row is one line, however wide."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for index, name in enumerate(header):
         width = _column_width(header, rows, index)
@@ -106,14 +106,6 @@ def _print_table(console: Console, header: list[str], rows: list[list[str]]) -> 
     wide.print(table, crop=False)
 
 
-def print_errors(runs: list[RunHistory], console: Console | None = None) -> None:
-    """Prints a line for each run that failed, to stderr unless told otherwise."""
-    console = console or Console(stderr=True)
-    for run in runs:
-        if run.status == FAILED:
-            console.print(f"run {run.number} failed: {escape(run.error or '')}", highlight=False, soft_wrap=True)
-
-
 def results_json(history: SweepHistory, sort: str | None = None, top: int | None = None) -> str:
     """The same runs as strict JSON, with all parameters and the best of every metric."""
     return json.dumps([_run_json(run) for run in chosen_runs(history, sort, top)], indent=1, allow_nan=False)
@@ -124,6 +116,7 @@ def _run_json(run: RunHistory) -> dict[str, Any]:
         "run": run.number,
         "status": run.status,
         "params": {name: encode(value) for name, value in run.params.items()},
+        "attempts": run.attempts,
         "epochs_trained": len(run.rows),
         "run_seconds": run.run_seconds,
         "last": metrics_to_json(run.last),
@@ -134,45 +127,6 @@ def _run_json(run: RunHistory) -> dict[str, Any]:
     }
 
 
-def print_status(histories: list[SweepHistory], console: Console | None = None) -> None:
-    """Prints a line for each sweep, then each run that is under way, was interrupted or failed."""
-    console = console or Console()
-    statuses = [
-        status for status in (COMPLETED, RUNNING, INTERRUPTED, FAILED) if any(one.count(status) for one in histories)
-    ]
-    missing = ["missing"] if any(history.num_missing for history in histories) else []
-    header = ["sweep", "runs", *statuses, *missing, "best"]
-    rows = []
-    for history in histories:
-        counts = [history.count(status) for status in statuses] + [history.num_missing for _ in missing]
-        num_runs = len(history.runs) + history.num_missing
-        rows.append([history.name, str(num_runs), *(str(count or "") for count in counts), _best_text(history)])
-    _print_table(console, header, rows)
-    for history in histories:
-        for run in history.runs:
-            if run.status != COMPLETED:
-                console.print(
-                    f"{history.name} run {run.number} {_state_text(run)}", highlight=False, markup=False, soft_wrap=True
-                )
-        for folder in history.unreadable:
-            line = f"{history.name}: {folder} cannot be read: neither its run.json nor its journal says who it is"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
 def plural(count: int) -> str:
     """The `s` of a word that is counted."""
     return "" if count == 1 else "s"
-
-
-def _best_text(history: SweepHistory) -> str:
-    best = history.best
-    if best is None or history.objective is None:
-        return ""
-    return f"{history.objective} {number_text(best.score(history.objective))} (run {best.number})"
-
-
-def _state_text(run: RunHistory) -> str:
-    age = f", begun {seconds_text(max(0.0, time.time() - run.began))} ago" if run.began else ""
-    damaged = f", {run.num_bad_lines} damaged lines in its journal" if run.num_bad_lines else ""
-    error = f": {run.error}" if run.error else ""
-    return f"({params_text(run.params)}) {run.status} after {len(run.rows)} epoch{plural(len(run.rows))}{age}{damaged}{error}"

@@ -8,11 +8,12 @@ from typing import Any
 
 from runmanager.parameters import params_text, short_text
 from runmanager.tracking.exits import notebook_shell
-from runmanager.tracking.progress import Progress, ShownRun, number_text, seconds_text
-from runmanager.tracking.rows import COMPLETED, EpochRow, RunEnd
+from runmanager.tracking.progress import Progress, ShownRun, number_text, seconds_text, verb, visible
+from runmanager.tracking.rows import COMPLETED, RUNNING, EpochRow, RunEnd
 from runmanager.tracking.writers import Member, Writer
 
 _REFRESH_SECONDS = 0.25
+_OTHER_LINES = 3  # of a terminal: the header, the summary, and the cursor's
 
 
 def make_display(progress: Progress | None = None) -> Writer:
@@ -26,19 +27,33 @@ def make_display(progress: Progress | None = None) -> Writer:
 
 
 class PlainDisplay(Writer):
-    """A line for each epoch and for each run's end: for pipes, logs and CI."""
+    """A line for each epoch and for each run's end, which names the run, as several may be under way: for pipes, logs and CI."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
     def begin(self, member: Member) -> None:  # noqa: D102 (see Writer)
         run = self._progress.begin(member)
-        print(f"run {run.number}: {params_text(run.params)}".rstrip(": "), flush=True)
+        self._print_run(run, f"attempt {run.attempt}" if run.attempt > 1 else "")
+
+    def resume(self, member: Member) -> None:  # noqa: D102
+        run = self._progress.resume(member)
+        self._print_run(run, f"goes on after epoch {run.epoch}")
+
+    def _print_run(self, run: ShownRun, how: str) -> None:
+        line = f"run {run.number}: {params_text(run.params)}".rstrip(": ")
+        print(f"{line} ({how})" if how else line, flush=True)
 
     def epoch(self, member: Member, row: EpochRow) -> None:  # noqa: D102
         run = self._progress.epoch(row)
-        values = "  ".join(f"{name} {number_text(value)}" for name, value in run.values.items())
-        print(f"  epoch {self._progress.epoch_text(run)}  {values}  {seconds_text(row.epoch_seconds)}", flush=True)
+        values = [f"{name} {number_text(value)}" for name, value in run.values.items()]
+        parts = [
+            f"run {run.number}",
+            f"epoch {self._progress.epoch_text(run)}",
+            *values,
+            seconds_text(row.epoch_seconds),
+        ]
+        print("  ".join(parts), flush=True)
 
     def end(self, member: Member, end: RunEnd) -> None:  # noqa: D102
         run = self._progress.end(member, end)
@@ -49,31 +64,39 @@ def ending_text(run: ShownRun) -> str:
     """How a run ended; when badly, with its parameters and its error."""
     if run.status == COMPLETED:
         return f"run {run.number} completed in {seconds_text(run.seconds)}"
-    return f"run {run.number} {run.status} after {seconds_text(run.seconds)} ({params_text(run.params)}): {run.error}"
+    error = f": {visible(run.error)}" if run.error else ""
+    return f"run {run.number} {verb(run.status)} after {seconds_text(run.seconds)} ({params_text(run.params)}){error}"
 
 
-def table_of(progress: Progress, width: int | None = None) -> tuple[list[str], list[list[str]]]:
-    """The live table's header and rows, all text. Metrics are left out where it would be wider than `width`, the objective last."""
-    metrics = list(dict.fromkeys(name for run in progress.shown for name in run.values))
-    header, rows = _cells(progress, metrics)
+def table_of(
+    progress: Progress, width: int | None = None, height: int | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """The live table's header and rows, all text.
+
+    Metrics are left out where it would be wider than `width`, the objective last, and runs where there are more than `height`,
+    those that are running last.
+    """
+    shown = progress.latest(height)
+    metrics = list(dict.fromkeys(name for run in shown for name in run.values))
+    header, rows = _cells(progress, shown, metrics)
     while width and len(metrics) > 1 and _width(header, rows) > width:
         metrics.remove(next(name for name in metrics if name != progress.objective))
-        header, rows = _cells(progress, metrics)
+        header, rows = _cells(progress, shown, metrics)
     return header, rows
 
 
-def _cells(progress: Progress, metrics: list[str]) -> tuple[list[str], list[list[str]]]:
-    params = list(dict.fromkeys(name for run in progress.shown for name in run.params))
+def _cells(progress: Progress, shown: list[ShownRun], metrics: list[str]) -> tuple[list[str], list[list[str]]]:
+    params = list(dict.fromkeys(name for run in shown for name in run.params))
     rows = [
         [
             str(run.number),
             run.status,
             progress.epoch_text(run),
             *(number_text(run.values.get(name)) for name in metrics),
-            seconds_text(run.seconds),
+            seconds_text(run.seconds_now()),
             *(short_text(run.params[name]) if name in run.params else "" for name in params),
         ]
-        for run in progress.shown
+        for run in shown
     ]
     return ["run", "status", "epoch", *metrics, "duration", *params], rows
 
@@ -104,6 +127,9 @@ class TerminalDisplay(Writer):
             )
             self._live.start()
 
+    def resume(self, member: Member) -> None:  # noqa: D102
+        self._progress.resume(member)
+
     def epoch(self, member: Member, row: EpochRow) -> None:  # noqa: D102
         self._progress.epoch(row)
 
@@ -126,13 +152,16 @@ class TerminalDisplay(Writer):
         from rich.table import Table
         from rich.text import Text
 
-        header, rows = table_of(self._progress, self._live.console.width if self._live else None)
+        width, height = self._live.console.size if self._live else (None, None)
+        header, rows = table_of(self._progress, width, height and max(1, height - _OTHER_LINES))
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         for name in header:
             table.add_column(Text(name), justify="left" if name == "status" else "right", no_wrap=True)
         for row in rows:
             table.add_row(*map(Text, row))
-        return Group(table, Text(self._progress.summary(), style="bold"))
+        left_out = sum(run.status == RUNNING for run in self._progress.shown) - sum(row[1] == RUNNING for row in rows)
+        more = f" · {left_out} more running" if left_out > 0 else ""
+        return Group(table, Text(self._progress.summary() + more, style="bold"))
 
 
 class NotebookDisplay(Writer):
@@ -147,6 +176,10 @@ class NotebookDisplay(Writer):
     def begin(self, member: Member) -> None:  # noqa: D102
         self._progress.begin(member)
         self._show(at_once=True)
+
+    def resume(self, member: Member) -> None:  # noqa: D102
+        self._progress.resume(member)
+        self._show(at_once=False)
 
     def epoch(self, member: Member, row: EpochRow) -> None:  # noqa: D102
         self._progress.epoch(row)

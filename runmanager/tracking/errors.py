@@ -31,3 +31,18 @@ class RunInUseError(StorageError):
 
 class ResultsNotFoundError(FileNotFoundError):
     """There are no results of that name; the message lists the names there are."""
+
+
+class CheckpointError(ValueError):
+    """A saved state cannot be loaded; the message says which file and why. Nothing in it was run."""
+
+
+class RunStopped(BaseException):
+    """Raised by `end_epoch` where a run has to stop: its loop is left, its status recorded.
+
+    It is no Exception, so that a loop that catches its own errors does not go on.
+    """
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status

@@ -1,9 +1,13 @@
 """Files that survive: replaced whole, or appended to and synced soon."""
 
+import atexit
 import io
 import os
+import sys
 import threading
+import weakref
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -12,6 +16,8 @@ except ImportError:  # not a POSIX system
 
 SYNC_SECONDS = 1.0
 """A flushed record reaches the disk itself, and so survives a power cut, within this time."""
+
+_MANY = 16  # files that are synced one by one; more are synced with their whole file system
 
 
 def replace_text(path: Path, text: str, *, durable: bool = False) -> None:
@@ -38,11 +44,39 @@ def replace_text(path: Path, text: str, *, durable: bool = False) -> None:
         sync_folder(path.parent)
 
 
+def create_text(path: Path, text: str) -> None:
+    """Makes a file with its content in one step: of several processes that try, one succeeds, and nobody sees it empty.
+
+    Raises:
+        FileExistsError: it is there already.
+        OSError: it cannot be made.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in `folder` outlive a power cut, where the system lets a folder be synced."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+    if os.name != "nt":
+        sync_path(folder)
+
+
+def sync_path(path: Path) -> None:
+    """Makes what is in a file or a folder outlive a power cut.
+
+    Raises:
+        OSError: it did not get to the disk.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -60,32 +94,56 @@ def write_all(file: io.FileIO, data: bytes) -> None:
         num_written += file.write(memoryview(data)[num_written:])
 
 
+_open_files: "weakref.WeakSet[SyncedFile]" = weakref.WeakSet()
+
+
 class SyncedFile:
     """A file that is only ever appended to.
 
     `append` returns when the bytes are with the system, so they survive SIGKILL of this process. They reach the disk within
-    SYNC_SECONDS, by one thread for all files, so that no caller waits for a disk; `sync` waits.
+    SYNC_SECONDS, by one thread for all files, so that no caller waits for a disk.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, new: bool = False) -> None:
+        """Opens the file, or makes it.
+
+        Args:
+            path: where.
+            new: it must not be there yet; of several processes that try, one succeeds.
+
+        Raises:
+            FileExistsError: it is there, and has to be new.
+            OSError: it cannot be opened.
+        """
         self.path = path
-        self._file = io.FileIO(path, "a")
-        self._size = os.fstat(self._file.fileno()).st_size
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | (os.O_EXCL if new else 0)
+        self._file = io.FileIO(os.open(path, flags, 0o666), "a")
+        self._size = 0 if new else os.fstat(self._file.fileno()).st_size
         self._lock = threading.Lock()  # against closing while the other thread syncs
-        self._sync_error: OSError | None = None
+        self.sync_error: OSError | None = None
+        """Why what was appended did not reach the disk."""
+        self._is_torn = False  # whether the last line has no end
+        _open_files.add(self)
+
+    def leave_to_parent(self) -> None:
+        """After a fork: closes this process's copy, so that the lock ends with the parent."""
+        self._file.close()
 
     def lock(self) -> bool:
         """Whether nobody else has locked this file; it is ours until it is closed. True where the system has no locks."""
-        if fcntl is None:
-            return True
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            return False
+            return try_lock(self._file.fileno())
         except OSError:  # a file system without locks
             return True
-        return True
+
+    def wait_for_lock(self) -> None:
+        """Waits until nobody else has locked this file; not at all where the system has no locks."""
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            return
 
     def append(self, data: bytes) -> None:
         """Adds `data` to the file, all of it or nothing.
@@ -93,44 +151,90 @@ class SyncedFile:
         Raises:
             OSError: it could not be written, or what was written before did not reach the disk.
         """
-        if self._sync_error:
-            raise self._sync_error
+        if self.sync_error:
+            raise self.sync_error
+        if self._is_torn:
+            data = b"\n" + data
         try:
             write_all(self._file, data)
         except OSError:
-            self._file.truncate(self._size)  # a torn record would swallow the next one
+            self._take_back()
             raise
+        self._is_torn = False
         self._size += len(data)
         _syncer.soon(self)
 
+    def _take_back(self) -> None:
+        """Takes back a record that was written in part, since it would swallow the next one."""
+        try:
+            self._file.truncate(self._size)
+        except OSError:
+            self._is_torn = True
+            self._size = os.fstat(self._file.fileno()).st_size
+
     def sync(self) -> None:
-        """Waits until all that was appended is on the disk.
-
-        Raises:
-            OSError: it did not get there. A second try on the same file would lie, so every later call raises as well.
-        """
-        self._sync()
-        if self._sync_error:
-            raise self._sync_error
-
-    def _sync(self) -> None:
+        """Brings what was appended to the disk; after a failure every `append` raises, because a second try would lie."""
         with self._lock:
-            if self._file.closed or self._sync_error:
+            if self.sync_error:
                 return
             try:
-                os.fsync(self._file.fileno())
+                if self._file.closed:
+                    sync_path(self.path)
+                else:
+                    os.fsync(self._file.fileno())
+            except FileNotFoundError:  # the run's folder was deleted
+                return
             except OSError as error:
-                self._sync_error = error
+                self.sync_error = error
+
+    def fail(self, error: OSError) -> None:
+        """What was appended did not reach the disk."""
+        self.sync_error = error
 
     def close(self) -> None:
-        """Syncs and lets go of the file."""
-        self._sync()
+        """Lets go of the file. What is not on the disk yet gets there within SYNC_SECONDS."""
         with self._lock:
-            if fcntl is not None and not self._file.closed:
+            if self._file.closed:
+                return
+            if fcntl is not None:
                 _unlock(self._file)
             self._file.close()
-        if self._sync_error:
-            raise self._sync_error
+        if self.sync_error:
+            raise self.sync_error
+
+
+def try_lock(descriptor: int) -> bool:
+    """Locks an open file for this process, unless somebody else has; True where the system has no such call.
+
+    Raises:
+        OSError: its file system has no locks.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def locks_hold(folder: Path) -> bool:
+    """Whether the file system of a folder keeps locks: some network file systems refuse them, or grant each of them.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = folder / f".locks.{os.getpid()}"
+    first = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    second = os.open(path, os.O_RDWR)
+    try:
+        return fcntl is not None and try_lock(first) and not try_lock(second)
+    except OSError:  # it has none
+        return False
+    finally:
+        os.close(first)
+        os.close(second)
+        path.unlink()
 
 
 def _unlock(file: io.FileIO) -> None:
@@ -148,7 +252,9 @@ class _Syncer:
         self._waiting: set[SyncedFile] = set()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the set
+        self._at_work = threading.Lock()
+        self.error: OSError | None = None  # the first, until it is told
 
     def soon(self, file: SyncedFile) -> None:
         if file in self._waiting:
@@ -165,10 +271,97 @@ class _Syncer:
             self._wake.wait()
             self._wake.clear()
             threading.Event().wait(SYNC_SECONDS / 2)
+            self.now()
+
+    def now(self) -> None:
+        """Syncs what waits."""
+        with self._at_work:
             with self._lock:
-                files, self._waiting = self._waiting, set()
-            for file in files:
-                file._sync()
+                files, self._waiting = list(self._waiting), set()
+            if len(files) < _MANY or not _sync_file_systems(files):
+                for file in files:
+                    file.sync()
+            self.error = next((file.sync_error for file in files if file.sync_error), self.error)
+
+    def forget(self) -> None:
+        """After a fork: the thread and whatever it was doing are the parent's."""
+        self.__init__()  # type: ignore[misc]
+
+
+def _sync_file_systems(files: list[SyncedFile]) -> bool:
+    """Syncs many small files by one call for each file system, far quicker than one by one; False where there is no such call."""
+    libc = _libc()
+    if libc is None:
+        return False
+    by_device: dict[int, list[SyncedFile]] = {}
+    for file in files:
+        try:
+            by_device.setdefault(file.path.parent.stat().st_dev, []).append(file)
+        except OSError:  # the run's folder was deleted
+            continue
+    for same in by_device.values():
+        error = _sync_file_system(libc, same[0].path.parent)
+        for file in same if error else ():
+            file.fail(error)  # type: ignore[arg-type]
+    return True
+
+
+def _libc() -> Any:
+    """The C library with its errno, where it has `syncfs` (Linux); else None."""
+    try:
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.syncfs  # noqa: B018 (an AttributeError where there is none)
+    except (ImportError, OSError, AttributeError, TypeError):
+        return None
+    return libc
+
+
+def _sync_file_system(libc: Any, folder: Path) -> OSError | None:
+    import ctypes
+
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # deleted since
+        return None
+    try:
+        if libc.syncfs(descriptor) == 0:
+            return None
+        number = ctypes.get_errno()
+        return OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(descriptor)
 
 
 _syncer = _Syncer()
+
+
+def _leave_all_to_parent() -> None:
+    _syncer.forget()
+    for file in list(_open_files):
+        file.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all_to_parent)
+
+
+def sync_now() -> None:
+    """Waits until all that this process has appended anywhere is on the disk.
+
+    Raises:
+        OSError: some of it did not get there.
+    """
+    _syncer.now()
+    error, _syncer.error = _syncer.error, None
+    if error:
+        raise error
+
+
+@atexit.register
+def _sync_at_exit() -> None:
+    try:
+        sync_now()
+    except OSError as error:
+        print(f"what was written last may not outlive a power cut: {error}", file=sys.stderr)

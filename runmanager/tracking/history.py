@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from runmanager.tracking.counting import Counting, counted
 from runmanager.tracking.errors import StorageError
+from runmanager.tracking.journal import JournalContent, Record
 from runmanager.tracking.owner import is_alive
 from runmanager.tracking.rows import (
     COMPLETED,
+    DONE,
     INTERRUPTED,
     RUNNING,
     Best,
@@ -20,7 +23,7 @@ from runmanager.tracking.rows import (
     improves,
     metrics_from_json,
 )
-from runmanager.tracking.run_dir import RunDir, SweepDir
+from runmanager.tracking.run_dir import RunDir, SweepDir, decoded_run
 
 
 @dataclass
@@ -34,7 +37,7 @@ class StepScalars:
 
 @dataclass
 class RunHistory:
-    """One run: who it is, what it reached, how it ended. Only what its latest attempt left counts."""
+    """One run: who it is, what it reached, how it ended. An attempt counts on from the state it took up, or from nothing."""
 
     number: int
     params: dict[str, Any]
@@ -47,6 +50,9 @@ class RunHistory:
     traceback: str | None = None
     began: float | None = None  # wall clock, seconds since 1970: a label
     attempts: int = 0
+    owner: dict[str, Any] = field(default_factory=dict)  # the process of the latest attempt, as `this_process` has it
+    last_sign: float = 0.0  # when it last wrote to the run's folder, seconds since 1970; of a run that has no end
+    checkpoints: list[Record] = field(default_factory=list)  # the records of the saved states, oldest first
     num_bad_lines: int = 0
     folder: str = ""
     modes: Mapping[str, str] = field(default_factory=dict)
@@ -64,22 +70,44 @@ class RunHistory:
         return value if value is not None and improves(value, None, "max") else None
 
 
-@dataclass(repr=False)
 class SweepHistory:
-    """One sweep: its runs by number, and what it was after."""
+    """One sweep: its runs by number, and what it was after. The run folders are read when somebody first looks at the runs."""
 
-    name: str
-    runs: list[RunHistory]
-    objective: str | None = None
-    mode: str | None = None
-    trained: list[int] = field(default_factory=list)  # the numbers of the runs that a launch has just trained
-    unrecorded: list[str] = field(default_factory=list)  # what a launch could not even record as failed
-    num_missing: int = 0  # runs of the plan that have no folder
-    unreadable: list[str] = field(default_factory=list)  # run folders whose run.json or journal cannot be read
+    def __init__(self, sweep_dir: SweepDir) -> None:
+        plan = sweep_dir.read_plan()
+        self._sweep_dir, self._numbers = sweep_dir, set(plan.get("numbers", {}).values())
+        self.name: str = sweep_dir.name
+        self.objective: str | None = plan.get("objective")
+        self.mode: str | None = plan.get("mode")
+        epochs = plan.get("settings", {}).get("epochs")
+        self.num_epochs: int | None = epochs if isinstance(epochs, int) else None  # of a run, where all have as many
+        self.trained: list[int] = []  # the numbers of the runs that a launch has just trained
+        self.unrecorded: list[str] = []  # what a launch could not even record as failed
+        self.stopped: str | None = None  # why a launch stopped before all was done
 
     def __repr__(self) -> str:
         best = f", best {self.objective} in run {self.best.number}" if self.best else ""
         return f"SweepHistory({self.name!r}: {self.count(COMPLETED)} of {len(self.runs)} runs completed{best})"
+
+    @cached_property
+    def _found(self) -> list[tuple[RunDir, RunHistory | None]]:
+        modes = {self.objective: self.mode} if self.objective and self.mode else {}
+        return [(run_dir, read_run(run_dir, modes)) for run_dir in self._sweep_dir.runs()]
+
+    @cached_property
+    def runs(self) -> list[RunHistory]:
+        """The runs that can be read. One that cannot hides no other."""
+        return [run for _, run in self._found if run]
+
+    @property
+    def unreadable(self) -> list[str]:
+        """The run folders of which neither the journal nor run.json can be read."""
+        return [run_dir.path.name for run_dir, run in self._found if run is None]
+
+    @property
+    def num_missing(self) -> int:
+        """How many runs of the plan have no folder."""
+        return len(self._numbers - {run_dir.number for run_dir, _ in self._found})
 
     @property
     def best(self) -> RunHistory | None:
@@ -105,72 +133,79 @@ class SweepHistory:
 
 
 def read_sweep(sweep_dir: SweepDir) -> SweepHistory:
-    """Everything that a sweep left. A run that cannot be read hides no other."""
-    plan = sweep_dir.read_plan()
-    objective, mode = plan.get("objective"), plan.get("mode")
-    modes = {objective: mode} if objective and mode else {}
-    found = [(run_dir, read_run(run_dir, modes)) for run_dir in sweep_dir.runs()]
-    unreadable = [run_dir.path.name for run_dir, run in found if run is None]
-    missing = set(plan.get("numbers", {}).values()) - {run_dir.number for run_dir, _ in found}
-    runs = [run for _, run in found if run]
-    return SweepHistory(sweep_dir.name, runs, objective, mode, num_missing=len(missing), unreadable=unreadable)
+    """Everything that a sweep left."""
+    return SweepHistory(sweep_dir)
 
 
 def read_run(run_dir: RunDir, modes: Mapping[str, str]) -> RunHistory | None:
     """One run from its folder; None when nothing says who it is, or its journal cannot be read."""
-    who = run_dir.read_run()
     try:
         content = run_dir.read_journal()
     except StorageError:
         return None
-    if who is None:
+    params = read_params(run_dir, content)
+    if params is None:
         return None
-    history = RunHistory(run_dir.number, who["params"], INTERRUPTED, folder=run_dir.path.name, modes=modes)
+    history = RunHistory(run_dir.number, params, INTERRUPTED, folder=run_dir.path.name, modes=modes)
     history.num_bad_lines = content.num_bad_lines
-    owner: dict[str, Any] = {}
-    rows: dict[int, EpochRow] = {}
+    counting = Counting()
     for record in content.records:
+        counting.add(record)
+        if record["kind"] == "begin":
+            _begin_attempt(history, record)
+        elif record["kind"] == "end":
+            history.status, history.run_seconds = record["status"], record["run_seconds"]
+            history.error, history.traceback = record["error"], record["traceback"]
+    _fold(history, counting.records)
+    if history.run_seconds is None and history.rows:
+        history.run_seconds = history.rows[-1].run_seconds
+    if history.status == RUNNING:
+        history.last_sign = run_dir.last_sign()
+        if not is_alive(history.owner, history.last_sign):
+            history.status = INTERRUPTED
+    return history
+
+
+def read_params(run_dir: RunDir, content: JournalContent) -> dict[str, Any] | None:
+    """A run's parameters, from its journal or from its run.json; None when neither tells."""
+    begun = next((record["run"] for record in content.records if record["kind"] == "begin"), None)
+    who = decoded_run(begun) if begun is not None else run_dir.read_run()
+    return who["params"] if who is not None else None
+
+
+def _begin_attempt(history: RunHistory, record: Mapping[str, Any]) -> None:
+    history.attempts += 1
+    history.began, history.owner = record["time"], record["owner"]
+    history.status = RUNNING  # until an end record or a dead owner says otherwise
+    history.run_seconds = history.error = history.traceback = None
+
+
+def _fold(history: RunHistory, records: list[Record]) -> None:
+    """What the records that count say that the run has reached."""
+    rows: dict[int, EpochRow] = {}
+    for record in records:
         kind = record["kind"]
         if kind == "epoch":
-            rows[record["epoch"]] = row = EpochRow.from_record(run_dir.number, record)
+            rows[record["epoch"]] = row = EpochRow.from_record(history.number, record)
             history.last.update(row.values())
         elif kind == "log" and record["epoch"] is None:
             metrics = metrics_from_json(record["metrics"])
             history.metrics.update(metrics)
             history.last.update(metrics)
-        elif kind == "begin":
-            rows, owner = {}, record["owner"]
-            _begin_attempt(history, record)
-        elif kind == "end":
-            history.status, history.run_seconds = record["status"], record["run_seconds"]
-            history.error, history.traceback = record["error"], record["traceback"]
+        elif kind == "checkpoint":
+            history.checkpoints.append(record)
     history.rows = [rows[epoch] for epoch in sorted(rows)]
-    if history.run_seconds is None and history.rows:
-        history.run_seconds = history.rows[-1].run_seconds
-    if history.status == RUNNING and not is_alive(owner):
-        history.status = INTERRUPTED
-    return history
-
-
-def _begin_attempt(history: RunHistory, record: Mapping[str, Any]) -> None:
-    history.attempts += 1
-    history.began = record["time"]
-    history.status = RUNNING  # until an end record or a dead owner says otherwise
-    history.metrics, history.last = {}, {}
-    history.run_seconds = history.error = history.traceback = None
 
 
 def read_steps(run_dir: RunDir) -> Iterable[StepScalars]:
-    """The step scalars of a run's latest attempt."""
-    steps: list[StepScalars] = []
-    for record in run_dir.read_journal().records:
-        if record["kind"] == "begin":
-            steps.clear()
-        elif record["kind"] == "step":
-            steps.append(StepScalars(record["epoch"], record["step"], metrics_from_json(record["scalars"])))
-    return steps
+    """The step scalars of a run that count."""
+    return [
+        StepScalars(record["epoch"], record["step"], metrics_from_json(record["scalars"]))
+        for record in counted(run_dir.read_journal().records)
+        if record["kind"] == "step"
+    ]
 
 
 def is_complete(history: RunHistory | None) -> bool:
     """Whether a run needs no more training."""
-    return history is not None and history.status == COMPLETED
+    return history is not None and history.status in DONE

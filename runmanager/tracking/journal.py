@@ -18,6 +18,7 @@ from runmanager.tracking.errors import RunInUseError, StorageError
 from runmanager.tracking.files import SyncedFile
 
 _TAIL = re.compile(rb',"crc":"([0-9a-f]{8})"\}$')
+_LONG_NUMBER = re.compile(rb"\d{19}")  # perhaps an integer beyond 64 bits, which orjson would make a float
 _TAIL_SIZE = len(b',"crc":"00000000"}')
 
 Record = dict[str, Any]
@@ -39,12 +40,14 @@ def decode_line(line: bytes) -> Record | None:
     if match is None or int(match[1], 16) != zlib.crc32(body):
         return None
     try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError:  # what only Python's own parser takes: lone surrogates, integers beyond 64 bits
+        record = json.loads(line) if _LONG_NUMBER.search(line) else orjson.loads(line)
+    except orjson.JSONDecodeError:  # a lone surrogate, which only Python's own parser takes
         try:
             record = json.loads(line)
         except ValueError:
             return None
+    except ValueError:
+        return None
     return record if isinstance(record, dict) and isinstance(record.get("seq"), int) else None
 
 
@@ -84,48 +87,114 @@ def read_journal(path: Path) -> JournalContent:
     return content
 
 
+class TailReader:
+    """Reads the records that are added to a journal, while another process writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0  # of the first byte that was not read as a whole line
+        self._seq = 0  # of the last record that was read
+        self._head = b""  # how the file begins
+
+    def read(self) -> list[Record]:
+        """The sound records that are new. A last line that is still being written waits for the next call.
+
+        Raises:
+            StorageError: there is something that cannot be read.
+        """
+        try:
+            with self._path.open("rb") as file:
+                self._start_over_if_new(file.read(128), os.fstat(file.fileno()).st_size)
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise storage_error(self._path, error) from error
+        *lines, tail = data.split(b"\n")
+        self._offset += len(data) - len(tail)
+        new = [record for record in map(decode_line, lines) if record is not None and record["seq"] > self._seq]
+        self._seq = max([self._seq, *(record["seq"] for record in new)])
+        return new
+
+    def _start_over_if_new(self, head: bytes, size: int) -> None:
+        if not head.startswith(self._head):  # deleted, and made anew
+            self._offset = self._seq = 0
+        elif size < self._offset:  # a write that failed was taken back
+            self._offset = 0
+        self._head = head
+
+
 class Journal:
     """The one writer of a run's journal."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, new: bool = False) -> None:
         """Opens the journal, or begins it.
 
         A torn last line is closed with a line feed first, so that it hides only itself.
 
+        Args:
+            path: where.
+            new: it must not be there yet; of several processes that try, one succeeds.
+
         Raises:
+            FileExistsError: it is there, and has to be new.
             RunInUseError: somebody else has it open.
             StorageError: the file cannot be opened or mended.
         """
         self.path = path
+        self.content = JournalContent()
+        """What was in it when it was opened."""
         try:
-            self._file = SyncedFile(path)
-            if not self._file.lock():
-                raise RunInUseError(None, "another RunManager is writing this run; let that one end first", str(path))
-            if not _ends_in_line_feed(path):
-                self._file.append(b"\n")  # before the records are counted: it may complete the last one
-        except RunInUseError:
+            self._file = SyncedFile(path, new=new)
+        except FileExistsError:
             raise
         except OSError as error:
             raise storage_error(path, error) from error
-        self._seq = max((record["seq"] for record in read_journal(path).records), default=0)
-
-    def append(self, kind: str, fields: Record, *, sync: bool = False) -> None:
-        """Adds a record; when this returns, another process can read it even if this one is killed.
-
-        Args:
-            sync: wait until it would also outlive a power cut; without it, that takes up to a second.
-
-        Raises:
-            StorageError: it could not be written; the journal is as it was before.
-        """
-        line = encode_line({"seq": self._seq + 1, "kind": kind, **fields})
         try:
-            self._file.append(line)
-            self._seq += 1
-            if sync:
-                self._file.sync()
+            self._take_over(new)
+        except BaseException:
+            self._file.close()
+            raise
+        self.seq = max((record["seq"] for record in self.content.records), default=0)
+        """The number of its last record."""
+
+    def _take_over(self, new: bool) -> None:
+        try:
+            if not self._file.lock():
+                raise RunInUseError(
+                    None, "another RunManager is writing this run; let that one end first", str(self.path)
+                )
+            if not new:
+                if not _ends_in_line_feed(self.path):
+                    self._file.append(b"\n")  # before the records are counted: it may complete the last one
+                self.content = read_journal(self.path)
+        except RunInUseError:
+            raise
         except OSError as error:
             raise storage_error(self.path, error) from error
+
+    def has_changed(self) -> bool:
+        """Whether somebody else has written records since it was opened."""
+        return len(read_journal(self.path).records) != len(self.content.records)
+
+    def append(self, *records: tuple[str, Record]) -> None:
+        """Adds records, each given by its kind and its fields, all of them or none.
+
+        When this returns, another process can read them even if this one is killed; within a second they outlive a power cut.
+
+        Raises:
+            StorageError: they could not be written; the journal is as it was before.
+        """
+        lines = [
+            encode_line({"seq": self.seq + place, "kind": kind, **fields})
+            for place, (kind, fields) in enumerate(records, start=1)
+        ]
+        try:
+            self._file.append(b"".join(lines))
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        self.seq += len(lines)
 
     def close(self) -> None:
         """Lets go of the file."""

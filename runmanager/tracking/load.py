@@ -5,9 +5,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runmanager.parameters import Named
 from runmanager.tracking.cells import from_cell
 from runmanager.tracking.errors import ResultsNotFoundError
-from runmanager.tracking.history import read_steps, read_sweep
+from runmanager.tracking.history import read_params, read_steps, read_sweep
 from runmanager.tracking.run_dir import SweepDir, find_sweep, project_root
 from runmanager.tracking.tables import epoch_csv, rows_of, run_csv
 
@@ -112,10 +113,13 @@ def _typed(values: list[Any]) -> "pd.Series[Any]":
     """Values as a column that has a type of its own only where that changes none of them."""
     import pandas as pd
 
-    column = pd.Series(values, dtype=object)
-    return (
-        column if any(value is None or isinstance(value, (list, dict)) for value in values) else column.infer_objects()
-    )
+    column = pd.Series([str(value) if isinstance(value, Named) else value for value in values], dtype=object)
+    if any(value is None or isinstance(value, (list, dict)) for value in values):
+        return column
+    is_mixed = any(isinstance(value, float) for value in values)
+    if is_mixed and any(isinstance(value, int) and abs(value) > 2**53 for value in values):
+        return column  # as floats they would lose digits
+    return column.infer_objects()
 
 
 def _steps(sweep_dir: SweepDir) -> "pd.DataFrame":
@@ -124,10 +128,10 @@ def _steps(sweep_dir: SweepDir) -> "pd.DataFrame":
     steps: list[dict[str, Any]] = []
     params: list[dict[str, Any]] = []
     for run_dir in sweep_dir.runs():
-        who = run_dir.read_run()
-        for step in read_steps(run_dir) if who else ():
+        its_params = read_params(run_dir, run_dir.read_journal())
+        for step in read_steps(run_dir) if its_params is not None else ():
             steps.append({"run": run_dir.number, "epoch": step.epoch, "step": step.step, **step.scalars})
-            params.append(who["params"])  # type: ignore[index]
+            params.append(its_params or {})
     frame = pd.DataFrame(steps, columns=None if steps else ["run", "epoch", "step"])
     for name in dict.fromkeys(name for one in params for name in one):
         frame[name] = _typed([one.get(name, math.nan) for one in params])

@@ -1,12 +1,13 @@
 """The RunManager: times and accumulates for a group of runs, and makes their epoch rows. It is the only one that does."""
 
 import itertools
+import math
 import os
 import time
 import traceback
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,29 +16,30 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from runmanager.parameters import ROW_COLUMNS, identity, params_of
 from runmanager.tracking import exits
+from runmanager.tracking.attempt import Attempt, begin_attempt
 from runmanager.tracking.batches import BatchSizes, batch_length
-from runmanager.tracking.display import make_display
-from runmanager.tracking.errors import CallOrderError, EmptyEpochError, MetricError, StorageError
+from runmanager.tracking.checkpoint import State
+from runmanager.tracking.errors import CallOrderError, EmptyEpochError, MetricError, RunStopped, StorageError
+from runmanager.tracking.faults import is_out_of_memory, one_line
 from runmanager.tracking.files import replace_text
-from runmanager.tracking.journal import Journal
 from runmanager.tracking.meters import Accuracy, Mean
 from runmanager.tracking.owner import this_process
-from runmanager.tracking.plan import describe
-from runmanager.tracking.results import ResultsWriter
+from runmanager.tracking.resuming import Keeper, resume
 from runmanager.tracking.rows import (
     COMPLETED,
+    DIVERGED,
+    DONE,
     FAILED,
     INTERRUPTED,
+    OUT_OF_MEMORY,
     EpochRow,
     Metrics,
     RunEnd,
     check_metric_names,
     metrics_to_json,
     plain_number,
-    update_best,
 )
 from runmanager.tracking.run_dir import RunDir, SweepDir, project_root, run_record
-from runmanager.tracking.tables import epoch_csv, epoch_json
 from runmanager.tracking.writers import Member, Writer, Writers
 
 if TYPE_CHECKING:
@@ -52,8 +54,13 @@ class _Tracked:
     """A member of the group, with what only its manager touches."""
 
     member: Member
-    journal: Journal
-    rows: list[EpochRow]
+    attempt: Attempt
+    keeper: Keeper
+    begin_seq: int  # of the journal's record
+
+    def has_recorded(self) -> bool:
+        """Whether this attempt has recorded anything beside its begin."""
+        return self.attempt.journal.seq > self.begin_seq
 
 
 class _Epoch:
@@ -82,8 +89,11 @@ class RunManager:
         root: str | Path | None = None,
         tensorboard: bool = True,
         histograms_every: int = 1,
+        checkpoint_every: int = 1,
         quiet: bool = False,
+        tables: bool = True,
         writers: Sequence[Writer] = (),
+        stop_when: Callable[[EpochRow], RunStopped | None] | None = None,
     ) -> None:
         """Makes nothing on disk; the first `begin_run` does.
 
@@ -92,26 +102,37 @@ class RunManager:
             root: the project's folder; by default this one, or the nearest above it that has runs/ and sweeps/.
             tensorboard: whether to write TensorBoard logs.
             histograms_every: epochs from one set of histograms to the next; 0 for none.
+            checkpoint_every: epochs from one saved state to the next, where `end_epoch` is given states; 0 for none.
             quiet: show nothing.
+            tables: whether to keep the tables in results/ current.
             writers: where else rows go.
+            stop_when: asked after each epoch; what it returns is raised by `end_epoch`, and the run ends with its status.
 
         Raises:
             SweepNameError: the name cannot be a folder's.
         """
         where = project_root() if root is None else Path(root).resolve()
         self._sweep_dir = SweepDir(where, name or _free_name(where))
-        chosen: list[Writer] = [ResultsWriter(self._sweep_dir)]
+        chosen: list[Writer] = []  # each is imported where it is used, since a worker starts in a tenth of a second
+        if tables:
+            from runmanager.tracking.results import ResultsWriter
+
+            chosen.append(ResultsWriter(self._sweep_dir))
         if tensorboard:
             from runmanager.tracking.tensorboard import TensorBoardWriter
 
             chosen.append(TensorBoardWriter(histograms_every))
         if not quiet:
+            from runmanager.tracking.display import make_display
+
             chosen.append(make_display())
         self._writers = Writers([*chosen, *writers])
+        self._checkpoint_every, self._stop_when = checkpoint_every, stop_when
         self._group: list[_Tracked] = []
         self._rows: list[tuple[dict[str, Any], list[EpochRow]]] = []
         self._begun: dict[str, int] = {}  # how often each configuration was begun here
-        self._runs_by_id: dict[str, RunDir] | None = None
+        self._known: dict[str, RunDir] | None = None  # by the first 12 digits of the run's identity
+        self._next_number = 1
         self._modes: Mapping[str, str] = {}  # which way the sweep's objective improves
         self._epoch: _Epoch | None = None
         self._sizes = BatchSizes(None)
@@ -148,15 +169,22 @@ class RunManager:
         return self
 
     @contextmanager
-    def tracking(self, run: Any, *, number: int | None = None, seed: int | None = None) -> Iterator["RunManager"]:
+    def tracking(
+        self, run: Any, *, number: int | None = None, seed: int | None = None, known_attempts: int | None = None
+    ) -> Iterator["RunManager"]:
         """Tracks a run that is trained inside the `with`: ended when it is left, failed when that is by an exception.
 
         Args:
+            run: a named tuple of hyperparameters.
             number: the run's number in its sweep; by default the next free one.
             seed: what the run's random numbers come from, to be recorded.
+            known_attempts: how many attempts at the run the caller knows of.
+
+        Raises:
+            RunInUseError: another process trains the run, or has made an attempt that the caller does not know of.
         """
         self._close_abandoned()
-        self._begin(params_of(run), number=number, seed=seed)
+        self._begin(params_of(run), number=number, seed=seed, known_attempts=known_attempts)
         self._is_driven = True
         try:
             yield self
@@ -168,49 +196,100 @@ class RunManager:
             self._is_driven = False
 
     def _begin(
-        self, params: dict[str, Any], *, number: int | None = None, seed: int | None = None, replicate: int = 1
+        self,
+        params: dict[str, Any],
+        *,
+        number: int | None = None,
+        seed: int | None = None,
+        replicate: int = 1,
+        known_attempts: int | None = None,
     ) -> None:
-        run_dir = self._run_dir(params, number, seed, replicate)
-        journal = run_dir.open_journal()  # first, because only its one writer may touch what is there
+        run_id = identity(params, replicate)
+        run_dir = self._run_dir(params, number, run_id)
+        attempt = begin_attempt(run_dir)  # first, because only the run's one writer may touch what is there
         try:
-            content = run_dir.read_journal()
-            attempt = 1 + sum(record["kind"] == "begin" for record in content.records)
-            if attempt > 1:
-                run_dir.set_events_aside()
-            who = run_record(run_dir.number, params, seed, replicate)
-            journal.append("begin", {"attempt": attempt, "time": time.time(), "owner": this_process(), "run": who})
+            attempt.refuse_unless_known(known_attempts)
+            who = run_record(run_dir.number, run_id, params, seed, replicate)
+            fields = {"attempt": attempt.number, "time": time.time(), "owner": this_process(), "run": who}
+            attempt.journal.append(("begin", fields))
         except BaseException:
-            journal.close()
+            attempt.close()
             raise
-        member = Member(run_dir.number, params, run_dir, attempt)
-        rows: list[EpochRow] = []
-        self._rows.append((params, rows))
-        self._group = [_Tracked(member, journal, rows)]
+        self._write_for_people(run_dir, who)
+        member = Member(run_dir.number, params, run_dir, attempt.number)
+        self._rows.append((params, member.rows))
+        self._group = [
+            _Tracked(member, attempt, Keeper(run_dir, self._checkpoint_every, self._modes), attempt.journal.seq)
+        ]
         self._sizes = BatchSizes(None)
         self._num_epochs = self._num_steps = 0
         exits.watch(self)
         self._writers.begin(member)
         self._run_began = time.perf_counter()
 
-    def _run_dir(self, params: dict[str, Any], number: int | None, seed: int | None, replicate: int) -> RunDir:
+    def _run_dir(self, params: dict[str, Any], number: int | None, run_id: str) -> RunDir:
         """The folder that the run has, or a new one."""
-        if self._runs_by_id is None:
-            self._sweep_dir.make()
-            plan = self._sweep_dir.read_plan()
-            if not plan:
-                self._sweep_dir.write_plan(describe(self._sweep_dir))
-            if plan.get("objective"):
-                self._modes = {plan["objective"]: plan["mode"]}
-            self._runs_by_id = self._sweep_dir.runs_by_id()
-        run_id = identity(params, replicate)[:12]
-        known = self._runs_by_id.get(run_id)
-        if known is not None and known.read_run() is not None:
-            return known
-        if number is None:
-            number = known.number if known else 1 + max((run.number for run in self._runs_by_id.values()), default=0)
-        run_dir = self._sweep_dir.make_run(number, params, seed, replicate)
-        self._runs_by_id[run_id] = run_dir
+        known = self._known if self._known is not None else self._open_sweep()
+        run_dir = known.get(run_id[:12])
+        if run_dir is None:
+            run_dir = self._sweep_dir.run_dir(number or self._next_number, params, run_id)
+            known[run_id[:12]] = run_dir
+            self._next_number = max(self._next_number, run_dir.number + 1)
+        run_dir.make()
         return run_dir
+
+    def _write_for_people(self, run_dir: RunDir, who: dict[str, Any]) -> None:
+        """Writes run.json; the journal says the same, so a run does not fail for want of it."""
+        try:
+            run_dir.write_run(who)
+        except StorageError as error:
+            warnings.warn(f"run.json cannot be written: {error}", RuntimeWarning, stacklevel=4)
+
+    def _open_sweep(self) -> dict[str, RunDir]:
+        """Makes the sweep's folder and finds the runs that it has."""
+        self._sweep_dir.make()
+        plan = self._sweep_dir.read_plan()
+        if not plan:
+            from runmanager.tracking.plan import describe
+
+            self._sweep_dir.write_plan(describe(self._sweep_dir))
+        if plan.get("objective"):
+            self._modes = {plan["objective"]: plan["mode"]}
+        self._known = self._sweep_dir.runs_by_id()
+        self._next_number = 1 + max((run.number for run in self._known.values()), default=0)
+        return self._known
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The state that the run's last attempt saved, where that attempt did not end by itself; else None.
+
+        To be called before the first epoch. The run then goes on where the state was taken: its rows up to there count, and
+        the random number generators are put back. `num_epochs` says where that is.
+
+        Raises:
+            CallOrderError: no run is open, or an epoch has begun.
+            CheckpointError: there are saved states, but none can be read.
+        """
+        self._need_run("load_checkpoint()")
+        if self._epoch is not None or self._num_epochs:
+            raise CallOrderError(
+                "load_checkpoint(): an epoch has begun already; call it before the first begin_epoch()"
+            )
+        (tracked,) = self._group
+        if tracked.has_recorded():
+            raise CallOrderError("load_checkpoint(): something was logged already; call it right after the run begins")
+        resumed = resume(tracked.attempt, tracked.member, self._modes)
+        if resumed is None:
+            return None
+        self._num_epochs, self._num_steps = resumed.epoch, resumed.num_steps
+        self._run_began = time.perf_counter() - resumed.run_seconds
+        tracked.keeper.take_up(resumed.records, tracked.member.rows)
+        self._writers.resume(tracked.member)
+        return resumed.state
+
+    @property
+    def num_epochs(self) -> int:
+        """How many epochs of the open run are done, those before its last saved state included."""
+        return self._num_epochs
 
     def watch(self, network: "Module | None", loader: Any = None) -> None:
         """Says which network and loader the run has; `begin_run` does so when it is given them.
@@ -276,7 +355,7 @@ class RunManager:
             raise MetricError("log(loss=...): track_loss() keeps this epoch's loss; leave one of the two out")
         for index, (tracked, numbers) in enumerate(self._checked("log", metrics)):
             fields = {"epoch": epoch.number if epoch else None, "metrics": metrics_to_json(numbers)}
-            tracked.journal.append("log", fields)
+            tracked.attempt.journal.append(("log", fields))
             if epoch:
                 epoch.metrics[index].update(numbers)
             else:
@@ -298,7 +377,7 @@ class RunManager:
             self._epoch.has_steps = True
         for tracked, numbers in self._checked("log_step", scalars):
             fields = {"epoch": epoch, "step": self._num_steps, "scalars": metrics_to_json(numbers)}
-            tracked.journal.append("step", fields)
+            tracked.attempt.journal.append(("step", fields))
             self._writers.step(tracked.member, self._num_steps, numbers)
 
     def _checked(self, call: str, values: Mapping[str, Any]) -> list[tuple[_Tracked, Metrics]]:
@@ -313,13 +392,18 @@ class RunManager:
             checked.append((tracked, numbers))
         return checked
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, checkpoint: "State | Callable[[], State] | None" = None) -> None:
         """Ends the epoch: makes its row, which is on disk when the call returns.
+
+        Args:
+            checkpoint: what the run needs to go on from here, or a function that returns it: tensors, numbers, strings, lists
+                and dicts. It is saved with the random number generators; the last one and that of the best epoch are kept.
 
         Raises:
             CallOrderError: no epoch is open.
             EmptyEpochError: nothing was tracked in it.
-            StorageError: the row cannot be written.
+            StorageError: the row or the state cannot be written.
+            RunStopped: the run has to stop here; its row and its state are saved.
         """
         epoch = self._epoch or self._refuse_outside_epoch("end_epoch()")
         losses, accuracies = epoch.loss.compute(), epoch.accuracy.compute()
@@ -330,26 +414,31 @@ class RunManager:
             if tracked_values and any(name in metrics for metrics in epoch.metrics):
                 raise MetricError(f"log({name}=...): this epoch's {name} was tracked as well; keep one of the two")
         self._epoch, self._num_epochs = None, epoch.number
+        stops = []
         for index, tracked in enumerate(self._group):
             number, metrics = tracked.member.number, epoch.metrics[index]
             loss = losses[index] if losses else metrics.pop("loss", None)
             accuracy = accuracies[index] if accuracies else metrics.pop("accuracy", None)
             seconds, run_seconds = now - epoch.began, now - self._run_began
-            self._take(tracked, EpochRow(number, epoch.number, loss, accuracy, seconds, run_seconds, metrics))
+            row = EpochRow(number, epoch.number, loss, accuracy, seconds, run_seconds, metrics)
+            stops.append(self._stop_when(row) if self._stop_when else None)
+            self._take(tracked, row, checkpoint, is_last=stops[-1] is not None)
+        for stop in filter(None, stops):
+            raise stop
 
-    def _take(self, tracked: _Tracked, row: EpochRow) -> None:
-        """Hands a row to all who keep it; the journal first."""
-        tracked.journal.append("epoch", row.record())
-        tracked.rows.append(row)
-        member, values = tracked.member, row.values()
-        member.epoch = row.epoch
-        member.last.update(values)
-        for name, value in values.items():
-            update_best(member.best, name, value, row.epoch, self._modes)
+    def _take(
+        self, tracked: _Tracked, row: EpochRow, checkpoint: "State | Callable[[], State] | None", *, is_last: bool
+    ) -> None:
+        """Hands a row to all who keep it; the journal first, in one write with the state that belongs to it."""
+        member = tracked.member
+        saved = tracked.keeper.save(row, checkpoint, is_last=is_last)
+        tracked.attempt.journal.append(("epoch", row.record()), *([("checkpoint", saved)] if saved else []))
+        tracked.keeper.thin()
+        member.add(row, self._modes)
         self._writers.epoch(member, row)
 
     def end_run(self) -> None:
-        """Ends the run well. It is on disk, and outlives a power cut, when the call returns.
+        """Ends the run: completed, or diverged where its last loss is not finite. That is on disk when the call returns.
 
         Raises:
             CallOrderError: no run is open, or an epoch still is.
@@ -362,7 +451,15 @@ class RunManager:
     def _finish(self) -> None:
         if self._epoch is not None:
             raise CallOrderError(f"end_run(): epoch {self._epoch.number} is still open; end_epoch() is missing")
-        self._end(COMPLETED)
+        for tracked in self._group:
+            if saved := tracked.keeper.save_last():
+                tracked.attempt.journal.append(("checkpoint", saved))
+            tracked.keeper.thin(has_ended=True)
+        loss = next((tracked.member.rows[-1].loss for tracked in self._group if tracked.member.rows), None)
+        if loss is None or math.isfinite(loss):
+            self._end(COMPLETED)
+        else:
+            self._end(DIVERGED, f"the loss of epoch {self._num_epochs} is {loss}")
 
     def _refuse_where_driven(self, call: str) -> None:
         if self._is_driven:
@@ -376,26 +473,28 @@ class RunManager:
             return
         if error is None:
             self._end(INTERRUPTED, "the program ended before end_run()")
+        elif isinstance(error, RunStopped):
+            self._end(error.status, str(error))
         elif isinstance(error, (KeyboardInterrupt, SystemExit)):
             self._end(INTERRUPTED, type(error).__name__)
         else:
-            self._end(FAILED, _one_line(error), "".join(traceback.format_exception(error))[-_MAX_ERROR:])
+            status = OUT_OF_MEMORY if is_out_of_memory(error) else FAILED
+            self._end(status, one_line(error), "".join(traceback.format_exception(error))[-_MAX_ERROR:])
 
     def _end(self, status: str, error: str | None = None, trace: str | None = None) -> None:
         """The one door by which a run leaves."""
         group, self._group, self._epoch = self._group, [], None
         exits.unwatch(self)
         end = RunEnd(status, time.perf_counter() - self._run_began, error, trace)
-        fields = {"status": status, "run_seconds": end.run_seconds, "error": _safe(error), "traceback": _safe(trace)}
         failure: StorageError | None = None
         for tracked in group:
             try:
-                with closing(tracked.journal):
-                    tracked.journal.append("end", fields, sync=True)
+                with closing(tracked.attempt) as attempt:
+                    attempt.journal.append(("end", end.record()))
             except StorageError as error_in_end:
-                failure, end = error_in_end, RunEnd(FAILED, end.run_seconds, _one_line(error_in_end))
+                failure, end = error_in_end, RunEnd(FAILED, end.run_seconds, one_line(error_in_end))
             self._writers.end(tracked.member, end)
-        if failure and status == COMPLETED:
+        if failure and status in DONE:
             raise failure
 
     def _close_abandoned(self) -> None:
@@ -451,10 +550,16 @@ class RunManager:
         Raises:
             OSError: a file cannot be written; an older one is kept.
         """
+        from runmanager.tracking.tables import epoch_csv, epoch_json
+
         path = Path(file_name)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path.with_name(f"{path.name}.csv"), epoch_csv(self._rows))
         replace_text(path.with_name(f"{path.name}.json"), epoch_json(self._rows))
+
+    def forget(self) -> None:
+        """Drops the rows of ended runs from memory; their files keep them, and `run_data` and `save` no longer have them."""
+        self._rows = self._rows[-1:] if self._group else []
 
     def close(self) -> None:
         """Lets go of files and of the screen; an open run is marked interrupted."""
@@ -472,13 +577,3 @@ def _free_name(root: Path) -> str:
     free = next(name for name in names if not (root / "runs" / name).exists() and name not in _given_names)
     _given_names.add(free)
     return free
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:1000]}" if text else type(error).__name__
-
-
-def _safe(text: str | None) -> str | None:
-    """Text that UTF-8 can hold: a lone surrogate, as file names may have, is written out."""
-    return text if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")

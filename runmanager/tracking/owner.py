@@ -1,31 +1,60 @@
 """Who is writing a run, and whether they still live."""
 
 import os
-import socket
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+REMOTE_SECONDS = 300.0
+"""How long another machine's process counts as living after its last sign of life in the run's folder."""
+
+
+def host_name() -> str:
+    """This machine's name."""
+    if hasattr(os, "uname"):
+        return os.uname().nodename
+    import socket  # which costs as much to import as all else here
+
+    return socket.gethostname()
+
 
 @lru_cache(maxsize=1)
 def _machine() -> dict[str, str]:
+    """What tells this machine, its boot, and the container's process ids from all others."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        pids = str(Path("/proc/self/ns/pid").readlink())
     except OSError:  # not Linux
-        boot = ""
-    return {"host": socket.gethostname(), "boot": boot}
+        boot = pids = ""
+    return {"host": host_name(), "boot": boot, "pids": pids}
 
 
 def this_process() -> dict[str, Any]:
-    """What tells this process from every other: host, boot, process id and the time that it started."""
-    pid = os.getpid()
+    """What tells this process from every other: machine, boot, process id and the time that it started."""
+    return _described(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _described(pid: int) -> dict[str, Any]:
     return {**_machine(), "pid": pid, "started": _start_time(pid)}
 
 
-def is_alive(owner: dict[str, Any]) -> bool:
-    """Whether the process that `this_process` described is provably still there."""
-    if {name: owner.get(name) for name in ("host", "boot")} != _machine():
-        return False
+def is_alive(owner: dict[str, Any], last_sign: float = 0.0) -> bool:
+    """Whether the process that `this_process` described is still there.
+
+    On this machine the system knows. Of another one only signs of life are seen, and they may be late.
+
+    Args:
+        owner: the process.
+        last_sign: when it last wrote to its run's folder, in seconds since 1970.
+    """
+    here = _machine()
+    is_same_host = owner.get("host") == here["host"]
+    if is_same_host and owner.get("boot") != here["boot"]:
+        return False  # the machine was started again since
+    if not is_same_host or owner.get("pids") != here["pids"]:
+        return abs(time.time() - last_sign) < REMOTE_SECONDS
     pid = owner.get("pid")
     if os.name == "nt":
         return False  # there, signal 0 is Ctrl-C, so nobody can be asked
@@ -35,9 +64,15 @@ def is_alive(owner: dict[str, Any]) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        pass  # it is there, and another user's
+    except PermissionError:  # another user's, of which the system may not tell more
+        return _start_time(pid) in (owner.get("started"), None)
     return _start_time(pid) == owner.get("started")
+
+
+def owner_text(owner: dict[str, Any]) -> str:
+    """`pid 1234`, or `pid 1234 on gpu-box` for another machine's."""
+    elsewhere = "" if owner.get("host") == _machine()["host"] else f" on {owner.get('host')}"
+    return f"pid {owner.get('pid')}{elsewhere}"
 
 
 def _start_time(pid: int) -> int | None:

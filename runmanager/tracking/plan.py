@@ -2,6 +2,7 @@
 
 import platform
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,15 +18,17 @@ def describe(sweep_dir: SweepDir, **plan: Any) -> dict[str, Any]:
         "name": sweep_dir.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **plan,
-        "versions": {"runmanager": __version__, "python": platform.python_version(), **_library_versions()},
+        "versions": versions(),
     }
 
 
-def _library_versions() -> dict[str, str]:
-    versions = {}
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Python's version and those of the libraries that results depend on, none of which is imported for it."""
+    found = {"runmanager": __version__, "python": platform.python_version()}
     for library in _LIBRARIES:
         try:
-            versions[library] = version(library)
+            found[library] = version(library)
         except PackageNotFoundError:
             continue
-    return versions
+    return found

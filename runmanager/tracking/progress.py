@@ -5,11 +5,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runmanager.tracking.rows import RUNNING, EpochRow, Metrics, RunEnd, better_is, improves
+from runmanager.tracking.rows import (
+    COMPLETED,
+    DONE,
+    INTERRUPTED,
+    KILLED,
+    OUT_OF_MEMORY,
+    RUNNING,
+    EpochRow,
+    Metrics,
+    RunEnd,
+    better_is,
+    improves,
+)
 from runmanager.tracking.writers import Member
 
 MAX_SHOWN = 12
-"""How many runs a live table shows: the latest."""
+"""How many runs a live table shows: the latest, but every one that is running."""
+
+_VERBS = {
+    COMPLETED: "completed",
+    OUT_OF_MEMORY: "ran out of memory",
+    KILLED: "was killed",
+    INTERRUPTED: "was interrupted",
+}
 
 
 @dataclass
@@ -19,10 +38,21 @@ class ShownRun:
     number: int
     params: Mapping[str, Any]
     status: str = RUNNING
+    attempt: int = 1
     epoch: int = 0
     values: Metrics = field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: float = 0.0  # that its last row, or its end, tells
     error: str | None = None
+    taken_up: float = 0.0  # the seconds that earlier attempts left it
+    seen: float = field(default_factory=time.monotonic)  # when it was last heard of
+
+    def seconds_now(self) -> float:
+        """How long it has taken, the epoch under way included."""
+        return self.seconds + (time.monotonic() - self.seen if self.status == RUNNING else 0.0)
+
+    def note(self, epoch: int, seconds: float, values: Metrics) -> None:
+        """It has come so far."""
+        self.epoch, self.seconds, self.values, self.seen = epoch, seconds, values, time.monotonic()
 
 
 class Progress:
@@ -45,40 +75,72 @@ class Progress:
         """
         self.num_runs, self.num_epochs = num_runs, num_epochs
         self.objective, self._mode = objective, mode or (better_is(objective) if objective else None)
-        self.shown: list[ShownRun] = []
+        self.shown: list[ShownRun] = []  # in the order in which they began; replaced, since another thread draws it
         self.num_ended = 0
         self.best: tuple[float, int] | None = None  # value and run
-        self._began = time.perf_counter()
+        self._again: set[int] = set()  # the runs that ended badly, which may be tried again
+        self._num_timed, self._timed_seconds = 0, 0.0  # of the runs that took their whole time
+        self._taken_up = 0.0  # what of the ended runs was done before, in runs
+        self._began = time.monotonic()
 
     def begin(self, member: Member) -> ShownRun:
-        """A run begins."""
-        run = ShownRun(member.number, member.params)
-        self.shown = [*self.shown[-MAX_SHOWN + 1 :], run]
+        """A run begins, or is tried again."""
+        run = ShownRun(member.number, member.params, attempt=member.attempt)
+        if run.number in self._again:
+            self._again.discard(run.number)
+            self.num_ended -= 1
+        self.shown = _latest([*(one for one in self.shown if one.number != run.number), run], MAX_SHOWN)
+        return run
+
+    def resume(self, member: Member) -> ShownRun:
+        """A run goes on from a saved state."""
+        run = self._run(member.number)
+        run.note(member.epoch, member.rows[-1].run_seconds if member.rows else 0.0, dict(member.last))
+        run.taken_up = run.seconds
+        best = member.best.get(self.objective) if self.objective else None
+        if best is not None:
+            self._note_best(run.number, best.value)
         return run
 
     def epoch(self, row: EpochRow) -> ShownRun:
         """A run has another row."""
         run = self._run(row.run)
-        run.epoch, run.seconds, run.values = row.epoch, row.run_seconds, row.values()
-        self._note_best(run)
+        run.note(row.epoch, row.run_seconds, row.values())
+        self._note_best(run.number, self._score(run))
         return run
-
-    def _note_best(self, run: ShownRun) -> None:
-        value = run.values.get(self.objective) if self.objective else None
-        if value is not None and improves(value, self.best and self.best[0], self._mode or "max"):
-            self.best = (value, run.number)
 
     def end(self, member: Member, end: RunEnd) -> ShownRun:
         """A run has ended."""
         run = self._run(member.number)
-        run.status, run.seconds, run.error = end.status, end.run_seconds, end.error
-        run.values = run.values | member.metrics
-        self._note_best(run)
-        self.num_ended += 1
+        self._taken_up += run.taken_up / end.run_seconds if end.run_seconds > 0 else 0.0
+        run.note(run.epoch, end.run_seconds, run.values | member.metrics)
+        run.status, run.error = end.status, end.error
+        self._note_best(run.number, self._score(run))
+        self._count(run)
         return run
+
+    def _count(self, run: ShownRun) -> None:
+        if run.status == INTERRUPTED:
+            return
+        self.num_ended += 1
+        if run.status == COMPLETED:
+            self._num_timed, self._timed_seconds = self._num_timed + 1, self._timed_seconds + run.seconds
+        if run.status not in DONE:
+            self._again.add(run.number)
+
+    def _score(self, run: ShownRun) -> float | None:
+        return run.values.get(self.objective) if self.objective else None
+
+    def _note_best(self, number: int, value: float | None) -> None:
+        if value is not None and improves(value, self.best and self.best[0], self._mode or "max"):
+            self.best = (value, number)
 
     def _run(self, number: int) -> ShownRun:
         return next(run for run in reversed(self.shown) if run.number == number)
+
+    def latest(self, most: int | None) -> list[ShownRun]:
+        """The runs to show where there is room for `most`: those that are running come before others."""
+        return self.shown if most is None else _latest(self.shown, most)[-most:]
 
     def epoch_text(self, run: ShownRun) -> str:
         """`2/3`, or `2`."""
@@ -93,12 +155,17 @@ class Progress:
         """About how long the rest will take, from what was done so far; None while that is unknown."""
         if not self.num_runs:
             return None
-        done = float(self.num_ended)
-        if self.num_epochs:
-            done += sum(min(run.epoch / self.num_epochs, 1.0) for run in self.shown if run.status == RUNNING)
+        running = [(run, whole) for run in self.shown if run.status == RUNNING and (whole := self._whole_seconds(run))]
+        parts = [min(run.seconds_now() / whole, 1.0) for run, whole in running]
+        done = self.num_ended - self._taken_up + sum(parts) - sum(run.taken_up / whole for run, whole in running)
         if done <= 0:
             return None
-        return (time.perf_counter() - self._began) / done * (self.num_runs - done)
+        at_this_rate = (time.monotonic() - self._began) / done * (self.num_runs - self.num_ended - sum(parts))
+        return max([at_this_rate, *(whole - run.seconds_now() for run, whole in running)])
+
+    def _whole_seconds(self, run: ShownRun) -> float | None:
+        mean = self._timed_seconds / self._num_timed if self._num_timed else None
+        return whole_seconds(run.epoch, run.seconds, self.num_epochs, mean)
 
     def summary(self) -> str:
         """One line: how many runs, the best so far, the time left."""
@@ -109,6 +176,42 @@ class Progress:
         if left is not None and self.num_ended != self.num_runs:
             parts.append(f"about {seconds_text(left)} left")
         return " · ".join(parts)
+
+
+def _latest(runs: list[ShownRun], most: int) -> list[ShownRun]:
+    """The last `most` runs, but every one that is running."""
+    num_left_out = len(runs) - most
+    kept = []
+    for run in runs:
+        if num_left_out > 0 and run.status != RUNNING:
+            num_left_out -= 1
+        else:
+            kept.append(run)
+    return kept
+
+
+def whole_seconds(epoch: int, seconds: float, num_epochs: int | None, mean: float | None) -> float | None:
+    """About how long a run takes from begin to end; None while nothing tells.
+
+    Args:
+        epoch: how many epochs it has done.
+        seconds: how long these took.
+        num_epochs: how many it has in all, where that is known.
+        mean: how long other runs took.
+    """
+    return seconds / epoch * num_epochs if epoch and num_epochs else mean
+
+
+def verb(status: str) -> str:
+    """What a run did that has this status: `completed`, `was killed`."""
+    return _VERBS.get(status, status)
+
+
+def visible(text: str) -> str:
+    """Text for a line of a terminal: what would move the cursor, or colour what follows, is a dot."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else "·" for letter in text)
 
 
 def number_text(value: float | None) -> str:

@@ -4,11 +4,14 @@ They are derived: the journals are the truth, and `rebuild` writes all three aga
 `ResultsWriter` keeps them current at a cost that does not grow with the rows already there.
 """
 
+import atexit
 import functools
 import io
 import os
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from runmanager.tracking.files import replace_text, write_all
@@ -31,22 +34,38 @@ from runmanager.tracking.tables import (
 )
 from runmanager.tracking.writers import Member, Writer
 
+_QUICK_SECONDS = 0.05
 
-def rebuild(sweep_dir: SweepDir, live: Collection[int] = ()) -> SweepHistory:
-    """Writes all tables again from the run folders, rows by run and epoch; returns what was read.
+
+def rebuild(sweep_dir: SweepDir, live: Mapping[int, Member] = MappingProxyType({})) -> tuple[SweepHistory, bool]:
+    """Writes all tables again from the run folders, rows by run and epoch.
 
     Args:
         sweep_dir: the sweep.
-        live: the numbers of the runs to leave out of the one-row-per-run table, because a writer will add them.
+        live: runs that are under way, by number: of them the rows are taken that their writer has been told of, and they are
+            left out of the one-row-per-run table, because the writer will add them.
+
+    Returns:
+        What was read, and whether it is all: not when another process has recorded something meanwhile. The tables are then
+        marked older than any journal.
 
     Raises:
         OSError: a table could not be written; the old one is kept.
     """
+    before = sweep_dir.journal_sizes(live)
     history = read_sweep(sweep_dir)
+    for run in history.runs:
+        if run.number in live:
+            told = live[run.number]
+            run.rows, run.metrics, run.last = told.rows, told.metrics, told.last
     replace_text(sweep_dir.epochs_csv, epoch_csv(rows_of(history)))
     replace_text(sweep_dir.epochs_json, epoch_json(rows_of(history)))
     replace_text(sweep_dir.runs_csv, run_csv(history, live))
-    return history
+    is_all = sweep_dir.journal_sizes(live) == before
+    if not is_all:
+        for table in (sweep_dir.epochs_csv, sweep_dir.epochs_json, sweep_dir.runs_csv):
+            os.utime(table, (0, 0))
+    return history, is_all
 
 
 class TailFile:
@@ -63,13 +82,16 @@ class TailFile:
 
     def is_ours(self) -> bool:
         """Whether nobody has written to the file, or replaced it, since we did; opens it when it was closed."""
-        if self._file.closed:
-            try:
-                self._file = io.FileIO(self.path, "r+")
-            except OSError:
-                return False
+        try:
+            self._open()
+        except OSError:
+            return False
         stat = os.fstat(self._file.fileno())
         return (stat.st_ino, stat.st_size) == (self._inode, self._size) and stat.st_nlink > 0
+
+    def _open(self) -> None:
+        if self._file.closed:
+            self._file = io.FileIO(self.path, "r+")
 
     def write(self, settled: str, tail: str) -> None:
         """Puts `settled` and a new tail in the place of the old tail.
@@ -77,6 +99,7 @@ class TailFile:
         Raises:
             OSError: it could not be written; the old tail is put back.
         """
+        self._open()
         new = settled.encode()
         new_tail = tail.encode()
         try:
@@ -98,6 +121,7 @@ class TailFile:
 
     def touch(self) -> None:
         """Says that the file is as new as the journals."""
+        self._open()
         os.utime(self._file.fileno())
 
     def close(self) -> None:
@@ -126,83 +150,117 @@ class ResultsWriter(Writer):
         self._sweep_dir = sweep_dir
         self._columns = Columns()
         self._files: list[TailFile] = []  # epochs as CSV, epochs as JSON, runs
-        self._live: dict[int, RunSummary] = {}
+        self._live: dict[int, Member] = {}
         self._params: dict[int, ParamsText] = {}
+        self._in_tables: set[int] = set()  # runs that have a settled row
         self._has_rows = False
+        self._is_behind = False  # whether the tables lack something that another process has recorded
+        self._not_before = 0.0  # by the monotonic clock
 
     @_or_out_of_date
     def begin(self, member: Member) -> None:
-        """A new run is a new live row; an earlier attempt of it leaves the tables."""
-        run = RunSummary(member.number, member.params, last=member.last, best=member.best)
-        self._live[run.number] = run
-        if self._columns.add_run(member.params, ()) or not self._files_are_ours():
+        """A new run is a new live row; what there is of an earlier attempt leaves the tables."""
+        self._live[member.number] = member
+        if self._columns.add_run(member.params, ()):
             self._rebuild()
-            return
-        self._params[run.number] = ParamsText(run.params, self._columns)
-        if member.attempt > 1:
-            self._take_out(run.number)
-        self._write_runs("")
-        self._files[0].touch()  # the run's folder is new
+        elif not self._files_are_ours():
+            self._catch_up()
+        else:
+            self._params[member.number] = ParamsText(member.params, self._columns)
+            if member.number in self._in_tables:
+                self._take_out(member.number)
+            self._write_runs("")
+
+    @_or_out_of_date
+    def resume(self, member: Member) -> None:
+        """The rows up to the saved state count again."""
+        if max(map(self._columns.add_row, member.rows), default=False):
+            self._rebuild()
+        elif not self._files_are_ours():
+            self._catch_up()
+        else:
+            for row in member.rows:
+                self._write_row(row)
+            self._write_runs("")
 
     @_or_out_of_date
     def log(self, member: Member, metrics: Metrics) -> None:
         """A metric of the run shows in its row."""
-        if self._columns.add_run((), metrics) or not self._files_are_ours():
+        if self._columns.add_run((), metrics):
             self._rebuild()
+        elif not self._files_are_ours():
+            self._catch_up()
         else:
             self._write_runs("")
 
     @_or_out_of_date
     def epoch(self, member: Member, row: EpochRow) -> None:
         """Adds the row."""
-        run = self._live[member.number]
-        run.num_epochs, run.run_seconds = run.num_epochs + 1, row.run_seconds
-        if self._columns.add_row(row) or not (
-            self._files and self._files[0].is_ours()
-        ):  # whoever writes one, writes all
-            self._rebuild()  # finds this row in the journal
-            return
-        params = self._params[row.run]
-        self._files[0].write(epoch_line(row, self._columns, params), "")
-        comma = ",\n" if self._has_rows else ""
-        self._files[1].write(comma + epoch_object(row, self._columns, params), JSON_END)
-        self._has_rows = True
-        self._write_runs("")
+        if self._columns.add_row(row):
+            self._rebuild()  # the member has this row already
+        elif not self._files_are_ours():
+            self._catch_up()
+        else:
+            self._write_row(row)
+            self._write_runs("")
 
     @_or_out_of_date
     def end(self, member: Member, end: RunEnd) -> None:
         """Settles the run's row."""
-        run = self._live.pop(member.number)
+        del self._live[member.number]
         params = self._params.pop(member.number, None)
-        run.status, run.run_seconds, run.error = end.status, end.run_seconds, end.error
-        if params is None or not self._files_are_ours():
-            self._rebuild()
+        has_earlier_rows = (
+            member.attempt > 1 and not member.rows
+        )  # which count, since it has put nothing in their place
+        if params is None or has_earlier_rows or not self._files_are_ours():
+            self._catch_up()
         else:
-            self._write_runs(run.line(self._columns, params))
-        for file in self._files:
-            file.touch()  # the end record is younger than the rows
+            self._write_runs(RunSummary.under_way(member, end).line(self._columns, params))
+            self._in_tables.add(member.number)
+        if not self._is_behind:
+            for file in self._files[:2]:
+                file.touch()  # the end record is younger than the rows
         if not self._live:
-            self.close()  # until the next run begins, if one does
+            self._let_go()  # until the next run begins, if one does
 
     def close(self) -> None:
-        """Lets go of the files."""
+        """Brings the tables up to date, and lets go of them.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        if self._is_behind or (self._files and not self._files_are_ours()):
+            self._rebuild()
+        self._let_go()
+
+    def _let_go(self) -> None:
         for file in self._files:
             file.close()
 
     def mark_out_of_date(self) -> None:
         """Says that the tables lack what the journals have; they are written again as soon as that can be done."""
+        self._let_go()
         for file in self._files:
-            file.close()
             if file.path.exists():
                 os.utime(file.path, (0, 0))
         self._files = []
 
     def _files_are_ours(self) -> bool:
-        return bool(self._files) and all(file.is_ours() for file in self._files)
+        """Whether the tables lack nothing, and no other process has written them: whoever writes one, writes the last."""
+        return not self._is_behind and bool(self._files) and self._files[-1].is_ours()
+
+    def _write_row(self, row: EpochRow) -> None:
+        params = self._params[row.run]
+        self._files[0].write(epoch_line(row, self._columns, params), "")
+        comma = ",\n" if self._has_rows else ""
+        self._files[1].write(comma + epoch_object(row, self._columns, params), JSON_END)
+        self._has_rows = True
 
     def _write_runs(self, settled: str) -> None:
-        live = "".join(run.line(self._columns, self._params[number]) for number, run in self._live.items())
-        self._files[2].write(settled, live)
+        live = [
+            RunSummary.under_way(run).line(self._columns, self._params[number]) for number, run in self._live.items()
+        ]
+        self._files[2].write(settled, "".join(live))
 
     def _take_out(self, number: int) -> None:
         """Takes a run's rows out of all tables, line by line, which is far quicker than writing them again."""
@@ -216,19 +274,42 @@ class ResultsWriter(Writer):
         texts = ("\n".join(lines), JSON_START + ",\n".join(objects) + end, "\n".join(runs))
         for file, text in zip(self._files, texts, strict=True):
             replace_text(file.path, text)
+        self._in_tables.discard(number)
         self._take_over(bool(objects))
+
+    def _catch_up(self) -> None:
+        """Rebuilds the tables that another process has written, but spends no more than a tenth of the time on it."""
+        if time.monotonic() < self._not_before:
+            self.mark_out_of_date()
+            self._fall_behind()
+            return
+        began = time.monotonic()
+        self._rebuild()
+        took = time.monotonic() - began
+        self._not_before = time.monotonic() + (10 * took if took > _QUICK_SECONDS else 0)
+
+    def _fall_behind(self) -> None:
+        """Whoever never closes this writer, as a loop by hand may not, has it closed at the end of the program."""
+        if not self._is_behind:
+            self._is_behind = True
+            atexit.register(self.close)
 
     def _rebuild(self) -> None:
         """Writes the tables from the folders, live rows last, and goes on from there."""
-        history = rebuild(self._sweep_dir, self._live)
+        history, is_all = rebuild(self._sweep_dir, self._live)
+        self._is_behind = False
         self._columns = Columns.of(history)
         self._params = {number: ParamsText(run.params, self._columns) for number, run in self._live.items()}
+        self._in_tables = {run.number for run in history.runs} - set(self._live)
         self._take_over(any(run.rows for run in history.runs))
         self._write_runs("")
+        if not is_all:
+            self.mark_out_of_date()
+            self._fall_behind()
 
     def _take_over(self, has_rows: bool) -> None:
         """Goes on at the end of the tables as they stand, live rows not among them."""
-        self.close()
+        self._let_go()
         self._has_rows = has_rows
         paths = (self._sweep_dir.epochs_csv, self._sweep_dir.epochs_json, self._sweep_dir.runs_csv)
         tails = ("", JSON_END if has_rows else NO_ROWS_END, "")

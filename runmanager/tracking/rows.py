@@ -10,7 +10,15 @@ from runmanager.parameters import number_from_json, number_to_json
 from runmanager.tracking.errors import MetricError
 
 COMPLETED, FAILED, INTERRUPTED, RUNNING = "completed", "failed", "interrupted", "running"
-"""What a run's status may be. Only a record says completed or failed; running needs a living owner."""
+OUT_OF_MEMORY, KILLED, DIVERGED, TIMED_OUT = "out of memory", "killed", "diverged", "timed out"
+"""What a run's status may be. Running needs a living owner, interrupted is what is left without one, all else a record says."""
+
+STATUSES = (COMPLETED, DIVERGED, RUNNING, INTERRUPTED, FAILED, OUT_OF_MEMORY, KILLED, TIMED_OUT)
+FAILURES = (FAILED, OUT_OF_MEMORY, KILLED, TIMED_OUT)
+"""Ended badly: such a run is trained again when that is asked for."""
+
+DONE = (COMPLETED, DIVERGED)
+"""Ended by itself: such a run needs no more training."""
 
 _SMALLER_IS_BETTER = (
     "loss",
@@ -97,6 +105,25 @@ class RunEnd:
     run_seconds: float
     error: str | None = None  # one line
     traceback: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The end as strict JSON; text that UTF-8 cannot hold is written out."""
+        return {
+            "status": self.status,
+            "run_seconds": self.run_seconds,
+            "error": _safe(self.error),
+            "traceback": _safe(self.traceback),
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "RunEnd":
+        """The end behind `record`."""
+        return cls(record["status"], record["run_seconds"], record["error"], record["traceback"])
+
+
+def _safe(text: str | None) -> str | None:
+    """Text that UTF-8 can hold: a lone surrogate, as file names may have, is written out."""
+    return text if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @dataclass(frozen=True, slots=True)

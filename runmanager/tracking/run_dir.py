@@ -4,23 +4,34 @@ import itertools
 import json
 import os
 import re
-import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runmanager.parameters import decode, encode, identity
+import orjson
+
+from runmanager.parameters import decode, encode
 from runmanager.tracking.errors import ResultsNotFoundError, SweepNameError
-from runmanager.tracking.files import replace_text
-from runmanager.tracking.journal import Journal, JournalContent, last_record, read_journal, storage_error
+from runmanager.tracking.files import SyncedFile, replace_text
+from runmanager.tracking.journal import (
+    Journal,
+    JournalContent,
+    TailReader,
+    last_record,
+    read_journal,
+    storage_error,
+)
+from runmanager.tracking.owner import host_name
 
 _SWEEP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
 _RUN_FOLDER = re.compile(r"(\d+)-(?:[A-Za-z0-9_.,=+\-]*-)?([0-9a-f]{12})")
 _READABLE = re.compile(r"[A-Za-z0-9_.+\-]{1,16}")
 _MAX_FOLDER_BYTES = 64
 _EVENTS = "events.out.tfevents."
+_EVENTS_FILE = re.compile(r"events\.out\.tfevents\.\d+\.")
 _events_counter = itertools.count()
 _TABLE_ENDINGS = (".csv", ".json", ".runs")
 
@@ -60,29 +71,78 @@ class RunDir:
     def _journal_file(self) -> Path:
         return self.path / "journal.jsonl"
 
-    def write_run(self, params: Mapping[str, Any], seed: int | None, replicate: int) -> None:
-        """Writes who the run is: its number, its typed parameters, its seed."""
-        run = run_record(self.number, params, seed, replicate)
-        replace_text(self._run_file, json.dumps(run, indent=1, allow_nan=False) + "\n")
+    @property
+    def log_file(self) -> Path:
+        """What the run printed, where it was trained by a worker process."""
+        return self.path / "log.txt"
 
-    def read_run(self) -> dict[str, Any] | None:
-        """What `write_run` wrote, with the parameters decoded; None when neither that nor the journal tells.
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the run's saved states."""
+        return self.path / "checkpoints"
 
-        The file is replaced whole, but a power cut may leave it empty; the journal's first record says the same.
+    def make(self) -> None:
+        """Makes the folder, where there is none.
+
+        Raises:
+            StorageError: it cannot be made.
         """
         try:
-            return _decoded_run(json.loads(self._run_file.read_bytes()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # so the journal has to tell
+            self.path.mkdir()
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def write_run(self, run: Mapping[str, Any]) -> None:
+        """Writes who the run is, as `run_record` has it: for people, since the journal says the same.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         try:
-            begun = (record["run"] for record in self.read_journal().records if record["kind"] == "begin")
-            return _decoded_run(next(begun))
-        except (OSError, StopIteration, KeyError):
+            self._run_file.write_bytes(_pretty_json(run))  # not replaced whole, since nobody depends on it
+        except OSError as error:
+            raise storage_error(self._run_file, error) from error
+
+    def read_run(self) -> dict[str, Any] | None:
+        """What `write_run` wrote, with the parameters decoded; None when it cannot be read."""
+        try:
+            return decoded_run(json.loads(self._run_file.read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def open_journal(self) -> Journal:
-        """The writer of the run's journal; there must be only one."""
-        return Journal(self._journal_file)
+    def claim_file(self, attempt: int) -> Path:
+        """Whoever makes this file has that attempt of the run."""
+        return self.path / f"claim-{attempt}"
+
+    def claims(self) -> dict[int, Path]:
+        """The claims that there are, by attempt: of attempts under way, or of such that died."""
+        found = ((re.fullmatch(r"claim-([0-9]{1,9})", name), name) for name in os.listdir(self.path))
+        return {int(match[1]): self.path / name for match, name in found if match}
+
+    @property
+    def heartbeat(self) -> Path:
+        """Touched now and then by a long run's owner, for other machines that cannot look at its process."""
+        return self.path / "heartbeat"
+
+    def last_sign(self) -> float:
+        """When the run's owner last wrote here, in seconds since 1970."""
+        return max(map(_mtime_ns, (self._journal_file, self.heartbeat, *self.claims().values()))) / 1e9
+
+    def open_journal(self, *, new: bool = False) -> Journal:
+        """The writer of the run's journal; there must be only one.
+
+        Raises:
+            FileExistsError: it has to be new, and there is one.
+            RunInUseError: another process has it open.
+            StorageError: it cannot be opened.
+        """
+        return Journal(self._journal_file, new=new)
+
+    def journal_follower(self) -> "TailReader":
+        """Reads the journal as it grows."""
+        return TailReader(self._journal_file)
 
     def read_journal(self) -> JournalContent:
         """All that the journal holds."""
@@ -95,15 +155,34 @@ class RunDir:
 
     def journal_time(self) -> int:
         """When the journal was last written to, in nanoseconds; 0 when there is none."""
+        return _mtime_ns(self._journal_file)
+
+    def journal_size(self) -> int:
+        """How many bytes the journal has; 0 when there is none."""
         try:
-            return self._journal_file.stat().st_mtime_ns
+            return self._journal_file.stat().st_size
         except OSError:
             return 0
 
     def new_events_file(self, suffix: str = "") -> Path:
         """A name for another of the run's TensorBoard files, as TensorBoard wants it."""
-        host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
-        return self.path / f"{_EVENTS}{int(time.time()):010d}.{host}.{os.getpid()}.{next(_events_counter)}{suffix}"
+        host = re.sub(r"[^A-Za-z0-9_-]", "-", host_name())
+        earlier = [int(name.split(".")[3]) for name in os.listdir(self.path) if _EVENTS_FILE.match(name)]
+        # TensorBoard reads in the order of names, and the clock may have been set back
+        stamp = max([int(time.time()), *(one + (not suffix) for one in earlier)])
+        return self.path / f"{_EVENTS}{stamp:010d}.{host}.{os.getpid()}.{next(_events_counter)}{suffix}"
+
+    def remove_end_events(self) -> None:
+        """Takes back what TensorBoard was told of the end of an attempt that is taken up again.
+
+        Raises:
+            StorageError: a file cannot be removed.
+        """
+        for file in self.path.glob(f"{_EVENTS}*.end"):
+            try:
+                file.unlink()
+            except OSError as error:
+                raise storage_error(file, error) from error
 
     def set_events_aside(self) -> None:
         """Hides the TensorBoard files of an earlier attempt from TensorBoard, and keeps them.
@@ -118,18 +197,33 @@ class RunDir:
                 raise storage_error(file, error) from error
 
 
-def run_record(number: int, params: Mapping[str, Any], seed: int | None, replicate: int) -> dict[str, Any]:
+def _mtime_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _pretty_json(value: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # a lone surrogate, or an integer beyond 64 bits
+        return json.dumps(value, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def run_record(number: int, run_id: str, params: Mapping[str, Any], seed: int | None, replicate: int) -> dict[str, Any]:
     """Who a run is, as strict JSON."""
     return {
         "number": number,
-        "id": identity(params, replicate),
+        "id": run_id,
         "params": {name: encode(value) for name, value in params.items()},
         "replicate": replicate,
         "seed": seed,
     }
 
 
-def _decoded_run(run: Any) -> dict[str, Any]:
+def decoded_run(run: Any) -> dict[str, Any]:
+    """What `run_record` made, with the parameters as they were."""
     return {**run, "params": {name: decode(value) for name, value in run["params"].items()}}
 
 
@@ -189,6 +283,11 @@ class SweepDir:
         return self.root / "results" / f"{self.name}.runs.csv"
 
     @property
+    def launch_claim(self) -> Path:
+        """Whoever makes this file may launch the sweep, where locks do not tell."""
+        return self.path / ".launch"
+
+    @property
     def _plan_file(self) -> Path:
         return self.path / "sweep.json"
 
@@ -223,6 +322,36 @@ class SweepDir:
             return {}
         return plan if isinstance(plan, dict) else {}
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other launches of the sweep from planning at the same time.
+
+        Raises:
+            StorageError: the lock's file cannot be made.
+        """
+        try:
+            lock = SyncedFile(self.path / ".lock")
+        except OSError as error:
+            raise storage_error(self.path / ".lock", error) from error
+        with closing(lock):
+            lock.wait_for_lock()
+            yield
+
+    def write_diff(self, text: str) -> None:
+        """Keeps what the project's code was beside its last commit.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        try:
+            replace_text(self.path / "code.diff", text)
+        except OSError as error:
+            raise storage_error(self.path / "code.diff", error) from error
+
+    def run_dir(self, number: int, params: Mapping[str, Any], run_id: str) -> RunDir:
+        """The folder of a new run; it is not made."""
+        return RunDir(self.path / folder_name(number, params, run_id), number)
+
     def runs(self) -> Iterator[RunDir]:
         """The run folders that there are, by number."""
         found = []
@@ -237,24 +366,17 @@ class SweepDir:
         for number, name in sorted(found):
             yield RunDir(self.path / name, number)
 
+    def journal_sizes(self, leave_out: Container[int] = ()) -> dict[str, int]:
+        """How many bytes each run's journal has, by folder: what tells that something was recorded meanwhile."""
+        sizes = {}
+        for run in self.runs():
+            if run.number not in leave_out:
+                sizes[run.path.name] = run.journal_size()
+        return sizes
+
     def runs_by_id(self) -> dict[str, RunDir]:
         """The run folders by the first 12 digits of the run's identity."""
         return {run.path.name[-12:]: run for run in self.runs()}
-
-    def make_run(self, number: int, params: Mapping[str, Any], seed: int | None, replicate: int = 1) -> RunDir:
-        """Makes the folder of a run.
-
-        Raises:
-            StorageError: it cannot be made.
-        """
-        path = self.path / folder_name(number, params, identity(params, replicate))
-        run = RunDir(path, number)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            run.write_run(params, seed, replicate)
-        except OSError as error:
-            raise storage_error(path, error) from error
-        return run
 
     def set_aside(self) -> str:
         """Gives an old sweep, its results included, another name beside this one; returns that name."""

@@ -13,7 +13,8 @@ import orjson
 from runmanager.parameters import ROW_COLUMNS, encode, number_to_json
 from runmanager.tracking.cells import csv_line, to_cell
 from runmanager.tracking.history import RunHistory, SweepHistory
-from runmanager.tracking.rows import RUNNING, Best, EpochRow, Metrics
+from runmanager.tracking.rows import RUNNING, Best, EpochRow, Metrics, RunEnd
+from runmanager.tracking.writers import Member
 
 RUN_COLUMNS = ("run", "status", "epochs trained", "run duration")
 """The first columns of the one-row-per-run table; of each metric its last and best follow, then `error`, then the parameters."""
@@ -126,7 +127,7 @@ def epoch_object(row: EpochRow, columns: Columns, params: ParamsText) -> str:
 
 @dataclass
 class RunSummary:
-    """One run's row: its state now. While the run is trained, `last` and `best` are those that its manager keeps."""
+    """One run's row: its state now."""
 
     number: int
     params: Params
@@ -141,6 +142,14 @@ class RunSummary:
     def of(cls, run: RunHistory) -> "RunSummary":
         """The row of a run that was read back."""
         return cls(run.number, run.params, run.status, len(run.rows), run.run_seconds, run.last, run.best, run.error)
+
+    @classmethod
+    def under_way(cls, run: Member, end: RunEnd | None = None) -> "RunSummary":
+        """The row of a run that is tracked, or has just ended."""
+        seconds = run.rows[-1].run_seconds if run.rows else None
+        if end is None:
+            return cls(run.number, run.params, RUNNING, len(run.rows), seconds, run.last, run.best)
+        return cls(run.number, run.params, end.status, len(run.rows), end.run_seconds, run.last, run.best, end.error)
 
     def line(self, columns: Columns, params: ParamsText) -> str:
         """The run as one line of CSV."""

@@ -11,14 +11,15 @@ from itertools import accumulate, repeat, takewhile
 from operator import mul
 from typing import TYPE_CHECKING, Any
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
 from runmanager.parameters import encode, identity, short_text
 from runmanager.tracking.event_file import EventFile, scalars_event
-from runmanager.tracking.rows import COMPLETED, EpochRow, Metrics, RunEnd
+from runmanager.tracking.history import read_steps
+from runmanager.tracking.rows import DONE, EpochRow, Metrics, RunEnd
 from runmanager.tracking.run_dir import readable_name
 from runmanager.tracking.untouched import SAMPLE_SIZE, frozen_rng, sample_batch
 from runmanager.tracking.writers import Member, Writer
@@ -45,19 +46,44 @@ class TensorBoardWriter(Writer):
         self._graphs: dict[str, bytes] = {}  # traced once per network shape
 
     def begin(self, member: Member) -> None:
-        """Opens the run's event file with its hyperparameters."""
+        """Opens the run's event file, unless an earlier attempt may be taken up: that shows with the next call."""
         left = self._files.pop(member.number, None)  # of an attempt that could not be written to its end
         if left is not None:
             left.close()
+        if member.attempt == 1:
+            self._open(member)
+
+    def resume(self, member: Member) -> None:
+        """Goes on behind what TensorBoard has of the earlier attempt, which drops what comes after the saved state."""
+        member.run_dir.remove_end_events()
+        file = self._open(member, is_new=False)
+        file.write(_start_event(member.epoch + 1))
+        for step in read_steps(member.run_dir):
+            if step.step > member.epoch:  # dropped too, since steps and epochs are counted on one axis
+                file.write(scalars_event(step.step, step.scalars, "step/"))
+
+    def _open(self, member: Member, *, is_new: bool = True) -> EventFile:
+        """A new event file with the run's hyperparameters."""
         self._files[member.number] = file = EventFile(member.run_dir.new_events_file())
-        file.write(
-            _hparams_event(
-                metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=_session_start(member))
-            )
-        )
+        # TensorBoard's own loader takes the first START that it meets for the run's beginning, whatever step it bears
+        if is_new:
+            file.write(_start_event(0))
+        about = HParamsPluginData(session_start_info=_session_start(member))
+        file.write(_hparams_event(metadata.SESSION_START_INFO_TAG, about))
+        return file
+
+    def _file(self, member: Member) -> EventFile:
+        """The run's event file. Where there is none yet, the attempt starts from nothing, and the earlier ones are set aside."""
+        if member.number not in self._files:
+            member.run_dir.set_events_aside()
+            self._open(member)
+            self.watch(member)
+        return self._files[member.number]
 
     def watch(self, member: Member) -> None:
         """Shows the image grid and the graph, as far as the loader and the network have them."""
+        if member.number not in self._files or member.rows:
+            return  # not yet known whether an earlier attempt is taken up; or it is, and they are there
         file = self._files[member.number]
         try:
             batch = sample_batch(member.loader)
@@ -79,16 +105,16 @@ class TensorBoardWriter(Writer):
 
     def step(self, member: Member, step: int, scalars: Metrics) -> None:
         """Shows a step's scalars as `step/<name>`, away from the epochs' own."""
-        self._files[member.number].write(scalars_event(step, scalars, "step/"))
+        self._file(member).write(scalars_event(step, scalars, "step/"))
 
     def log(self, member: Member, metrics: Metrics) -> None:
         """Shows the run's own metrics at its last epoch."""
         tags = {_TAGS.get(name, name): value for name, value in metrics.items()}
-        self._files[member.number].write(scalars_event(member.epoch, tags))
+        self._file(member).write(scalars_event(member.epoch, tags))
 
     def epoch(self, member: Member, row: EpochRow) -> None:
         """Shows all of the epoch's scalars in one event, then the histograms when they are due."""
-        file = self._files[member.number]
+        file = self._file(member)
         file.write(scalars_event(row.epoch, _tags(row, member)))
         if member.network is not None and self._histograms_every and (row.epoch - 1) % self._histograms_every == 0:
             values, num_not_finite = _histograms(member.network)
@@ -99,12 +125,21 @@ class TensorBoardWriter(Writer):
 
     def end(self, member: Member, end: RunEnd) -> None:
         """Writes how the run ended into a small file of its own, since TensorBoard keeps the first such record it finds."""
-        self._files.pop(member.number).close()
-        status = api_pb2.STATUS_SUCCESS if end.status == COMPLETED else api_pb2.STATUS_FAILURE
+        if member.number in self._files:
+            self._files.pop(member.number).close()
+        else:  # it ended before it recorded anything: what the attempt before it left stays
+            member.run_dir.remove_end_events()
+        status = api_pb2.STATUS_SUCCESS if end.status in DONE else api_pb2.STATUS_FAILURE
         info = SessionEndInfo(status=status, end_time_secs=time.time())
         file = EventFile(member.run_dir.new_events_file(".end"))
         file.write(_hparams_event(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=info)))
         file.close()
+
+
+def _start_event(step: int) -> bytes:
+    """Tells TensorBoard to drop what it has from this step on."""
+    start = SessionLog(status=SessionLog.START)
+    return Event(wall_time=time.time(), step=step, session_log=start).SerializeToString()  # type: ignore[no-any-return]
 
 
 def _tags(row: EpochRow, member: Member) -> dict[str, float]:

@@ -1,11 +1,12 @@
 """The plug point for where rows go: TensorBoard, the results tables, the screen, or a class of the user's."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runmanager.tracking.rows import Best, EpochRow, Metrics, RunEnd
+from runmanager.tracking.journal import Record
+from runmanager.tracking.rows import Best, EpochRow, Metrics, RunEnd, metrics_from_json, update_best
 from runmanager.tracking.run_dir import RunDir
 
 
@@ -20,9 +21,28 @@ class Member:
     network: Any = None  # what `watch` was given
     loader: Any = None
     epoch: int = 0  # of the last row
+    rows: list[EpochRow] = field(default_factory=list)  # those that count
     metrics: Metrics = field(default_factory=dict)  # logged outside any epoch
     best: dict[str, Best] = field(default_factory=dict)
     last: Metrics = field(default_factory=dict)  # of every metric, whether of an epoch or of the run
+
+    def add(self, row: EpochRow, modes: Mapping[str, str]) -> None:
+        """Another row counts."""
+        values = row.values()
+        self.rows.append(row)
+        self.epoch = row.epoch
+        self.last.update(values)
+        for name, value in values.items():
+            update_best(self.best, name, value, row.epoch, modes)
+
+    def take_up(self, records: Iterable[Record], modes: Mapping[str, str]) -> None:
+        """What an earlier attempt recorded, and still counts, is this one's."""
+        for record in records:
+            if record["kind"] == "epoch":
+                self.add(EpochRow.from_record(self.number, record), modes)
+            elif record["kind"] == "log" and record["epoch"] is None:
+                self.metrics.update(metrics_from_json(record["metrics"]))
+        self.last.update(self.metrics)
 
 
 class Writer:
@@ -33,6 +53,9 @@ class Writer:
 
     def begin(self, member: Member) -> None:
         """A run begins."""
+
+    def resume(self, member: Member) -> None:
+        """The run goes on from a saved state: its rows, best and last are those of then."""
 
     def watch(self, member: Member) -> None:
         """The run's network and loader are known."""
@@ -64,6 +87,9 @@ class Writers:
     def begin(self, member: Member) -> None:
         """See `Writer`; so for all that follow."""
         self._tell(lambda writer: writer.begin(member))
+
+    def resume(self, member: Member) -> None:  # noqa: D102
+        self._tell(lambda writer: writer.resume(member))
 
     def watch(self, member: Member) -> None:  # noqa: D102
         self._tell(lambda writer: writer.watch(member))

@@ -10,7 +10,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from runmanager.data.splits import DataError, Splits
-from runmanager.training.parts import Parts, build_loss, build_network, build_optimizer, is_function_of_run
+from runmanager.training.checkpoints import TrainingState
+from runmanager.training.parts import (
+    Parts,
+    build_loss,
+    build_network,
+    build_optimizer,
+    build_scheduler,
+    is_function_of_run,
+)
 from runmanager.training.seeding import seeded
 from runmanager.training.settings import SETTINGS, USUAL, TrainerError, choose_device, has_classes
 
@@ -19,17 +27,37 @@ if TYPE_CHECKING:
 
 
 def faults_of(
-    trainer: "Trainer", runs: Sequence[Any], objective: str | None, split_seed: int, project: Path
+    trainer: "Trainer", runs: Sequence[Any], objective: str | None, split_seed: int, project: Path, checkpoints: bool
 ) -> list[str]:
     """The faults of all these runs, each once. The first run also puts two samples through its network and its loss."""
     found: dict[str, None] = {}
     for index, run in enumerate(runs):
         with seeded(0):
-            _look_at(trainer, run, found, index == 0, objective, split_seed, project)
+            parts = _parts(trainer, run, found)
+            splits = _splits(trainer, run, found, index == 0, objective, split_seed, project)
+            if index == 0 and not found and parts and splits:
+                _note(found, "first batch", partial(_try_batch, parts, splits, objective))
+                if checkpoints:
+                    _note(found, "checkpoint", TrainingState(parts, torch.Generator(), splits).capture)
     return list(found)
 
 
-def _look_at(
+def _parts(trainer: "Trainer", run: Any, found: dict[str, None]) -> Parts | None:
+    """Builds one part after the other, so that all their faults are found; None where there is one."""
+    settings = {name: _note(found, name, partial(trainer.setting, name, run)) for name in SETTINGS}
+    device = _note(found, "device", partial(choose_device, settings["device"])) or torch.device("cpu")
+    network = _note(found, "network", partial(build_network, trainer.network, run))
+    loss = _note(found, "loss", partial(build_loss, trainer.loss, run, device))
+    if network is None:
+        return None
+    optimizer = _note(found, "optimizer", partial(build_optimizer, trainer.optimizer, run, network.to(device)))
+    if optimizer is None:
+        return None
+    scheduler = _note(found, "scheduler", partial(build_scheduler, trainer.scheduler, run, optimizer))
+    return Parts(network, optimizer, loss, scheduler)
+
+
+def _splits(
     trainer: "Trainer",
     run: Any,
     found: dict[str, None],
@@ -37,22 +65,14 @@ def _look_at(
     objective: str | None,
     split_seed: int,
     project: Path,
-) -> None:
-    before = len(found)
-    settings = {name: _note(found, name, partial(trainer.setting, name, run)) for name in SETTINGS}
-    network = _note(found, "network", partial(build_network, trainer.network, run))
-    loss = _note(found, "loss", partial(build_loss, trainer.loss, run))
-    if network is not None:
-        device = _note(found, "device", partial(choose_device, settings["device"]))
-        network.to(device or "cpu")
-        optimizer = _note(found, "optimizer", partial(build_optimizer, trainer.optimizer, run, network))
+) -> Splits | None:
+    """The data of the first run, and of others where it may be another one."""
     if not (is_first or is_function_of_run(trainer.data) or "validation" in run._fields):
-        return
-    splits = _note(found, "data", partial(trainer.splits, run, split_seed, project))
+        return None
+    splits: Splits | None = _note(found, "data", partial(trainer.splits, run, split_seed, project))
     if splits is not None and objective and splits.validation is None:
         found[f"objective={objective!r} needs validation data; give the Trainer validation=0.1"] = None
-    if is_first and len(found) == before:
-        _note(found, "first batch", partial(_try_batch, Parts(network, optimizer, loss), splits, objective))
+    return splits
 
 
 def exercise(trainer: "Trainer", run: Any, split_seed: int, project: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run's network, optimizer and loss, built from what the Trainer was given."""
+"""A run's network, optimizer, schedule and loss, built from what the Trainer was given."""
 
 import copy
 import inspect
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn import Module
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from runmanager.training.settings import TrainerError
 from runmanager.training.steppers import Loss
@@ -22,6 +23,7 @@ class Parts:
     network: Module
     optimizer: Optimizer
     loss: Loss
+    scheduler: LRScheduler | None = None
 
     @property
     def device(self) -> torch.device:
@@ -62,20 +64,54 @@ def build_optimizer(optimizer: Any, run: Any, network: Module) -> Optimizer:
     return made
 
 
-def build_loss(loss: Any, run: Any) -> Loss:
-    """The loss of a run: what was given, or what that returns for the run.
+def build_scheduler(scheduler: Any, run: Any, optimizer: Optimizer) -> LRScheduler | None:
+    """The schedule of a run's optimizer, which is stepped after each epoch; None where none was given.
+
+    Raises:
+        TrainerError: it is no function of the run and its optimizer, or returns something that the Trainer cannot step.
+    """
+    if scheduler is None:
+        return None
+    if isinstance(scheduler, type) or not callable(scheduler):
+        raise TrainerError(
+            f"scheduler={_name(scheduler)} has to be a function of the run and its optimizer; "
+            "write scheduler=lambda run, optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=10)"
+        )
+    made = scheduler(run, optimizer)
+    if not isinstance(made, LRScheduler):
+        raise TrainerError(
+            f"the scheduler function returned {_name(made)}, not one of torch.optim.lr_scheduler; "
+            "a run without a schedule returns ConstantLR(optimizer, factor=1)"
+        )
+    if isinstance(made, ReduceLROnPlateau):
+        raise TrainerError(
+            "the scheduler function returned a ReduceLROnPlateau, which wants a metric at each step and gets none here; "
+            "choose one that goes by epochs, like StepLR or CosineAnnealingLR"
+        )
+    if getattr(made, "optimizer", optimizer) is not optimizer:
+        raise TrainerError(
+            "the scheduler function returned a schedule of another optimizer; pass it the one it is given"
+        )
+    return made
+
+
+def build_loss(loss: Any, run: Any, device: torch.device | None = None) -> Loss:
+    """The loss of a run: what was given, or what that returns for the run; a Module is on the run's device.
 
     Raises:
         TrainerError: it cannot be called.
     """
     if not callable(loss):
         raise TrainerError(f"loss={_name(loss)} is no function of predictions and targets; write loss=F.cross_entropy")
-    if isinstance(loss, Module) or (not isinstance(loss, type) and _num_required(loss) != 1):
-        return loss
-    made = of_run(loss, run)
+    if isinstance(loss, Module):
+        made = copy.deepcopy(loss)  # its buffers may change while a run is trained
+    elif not isinstance(loss, type) and _num_required(loss) != 1:
+        made = loss
+    else:
+        made = of_run(loss, run)
     if not callable(made):
         raise TrainerError(f"the loss function of the run returned {_name(made)}, which cannot be called")
-    return made  # type: ignore[no-any-return]
+    return made.to(device) if isinstance(made, Module) else made
 
 
 def is_function_of_run(data: Any) -> bool:

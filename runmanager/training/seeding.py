@@ -6,7 +6,6 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -23,7 +22,7 @@ def run_seed(sweep_seed: int, params: Mapping[str, Any], replicate: int = 1) -> 
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class _SeedsOnImport(MetaPathFinder):
+class _SeedsOnImport:
     """Seeds numpy and torch when they are imported while a run is trained: a late import must not change its numbers."""
 
     def __init__(self, seed: int) -> None:

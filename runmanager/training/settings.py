@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-SETTINGS = ("epochs", "batch_size", "shuffle", "validation", "device")
+SETTINGS = ("epochs", "batch_size", "shuffle", "validation", "num_workers", "device")
 """What a Trainer reads from the run by itself when the grid has a parameter of that name."""
 
 USUAL = {
@@ -17,7 +17,8 @@ USUAL = {
 }
 """Values to begin with, for messages that say what to add."""
 
-_DEFAULTS = {"shuffle": True, "validation": 0.1, "device": None}
+_DEFAULTS = {"shuffle": True, "validation": 0.1, "num_workers": 0, "device": None}
+_LEAST = {"epochs": 1, "batch_size": 1, "num_workers": 0}
 
 
 class TrainerError(ValueError):
@@ -37,8 +38,9 @@ def default_of(name: str) -> Any:
 
 def setting_fault(name: str, value: Any) -> str | None:
     """What is wrong with a setting's value, or None."""
-    if name in ("epochs", "batch_size") and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        return f"{name}={value!r} is not a whole number of 1 or more"
+    least = _LEAST.get(name)
+    if least is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        return f"{name}={value!r} is not a whole number of {least} or more"
     if name == "shuffle" and not isinstance(value, bool):
         return f"shuffle={value!r} is neither True nor False"
     if name == "validation" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1):

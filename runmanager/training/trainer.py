@@ -8,14 +8,25 @@ from typing import Any
 import torch
 from torch.nn import Module
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
+from torch.optim.lr_scheduler import LRScheduler
 
 from runmanager.data.sources import splits_of
 from runmanager.data.splits import Splits
 from runmanager.tracking.manager import RunManager
 from runmanager.tracking.meters import Accuracy, Mean
 from runmanager.training.check import exercise, faults_of
-from runmanager.training.parts import Parts, build_loss, build_network, build_optimizer, is_function_of_run, of_run
+from runmanager.training.checkpoints import TrainingState
+from runmanager.training.loaded import LoadedData
+from runmanager.training.loaders import Batches
+from runmanager.training.parts import (
+    Parts,
+    build_loss,
+    build_network,
+    build_optimizer,
+    build_scheduler,
+    is_function_of_run,
+    of_run,
+)
 from runmanager.training.seeding import seeded
 from runmanager.training.settings import TrainerError, choose_device, default_of, has_classes, setting_fault
 from runmanager.training.steppers import SingleStepper, Stepper
@@ -34,10 +45,12 @@ class Trainer:
         optimizer: Callable[[Any, Module], Optimizer],
         loss: Any,
         *,
+        scheduler: Callable[[Any, Optimizer], LRScheduler] | None = None,
         epochs: Any = None,
         batch_size: Any = None,
         shuffle: Any = None,
         validation: Any = None,
+        num_workers: Any = None,
         device: Any = None,
         data_root: str | Path | None = None,
     ) -> None:
@@ -46,26 +59,32 @@ class Trainer:
         Args:
             network: a Module class, a function of the run that returns a Module, or a Module that each run gets a copy of.
             data: a known name (`fashion_mnist`, `fashion_mnist_sample`), a Dataset, a (train, validation[, test]) tuple of
-                them, an (inputs, targets) pair of tensors, or a function of the run that returns one of these.
+                them, an (inputs, targets) pair of tensors, or a function of the run that returns one of these. A function is called
+                once for all runs in which it reads the same values.
             optimizer: a function of the run and its network.
             loss: a function of predictions and targets, or a function of the run that returns one.
+            scheduler: a function of the run and its optimizer that returns one of torch.optim.lr_scheduler. It is stepped after
+                each epoch.
             epochs: how many times the training data is gone through.
             batch_size: samples per step.
             shuffle: whether the training order is drawn anew in each epoch; by default it is.
             validation: the share of the training data that is held out for val_loss and val_accuracy, by default 0.1; the cut
                 is the same for all runs of a sweep, and each class gives its share.
+            num_workers: how many processes load the batches, by default 0: this one does.
             device: 'cuda', 'mps', 'cpu' or a torch.device; by default the first of these that there is.
             data_root: where to look for a known data set first.
         """
-        self.network, self.data, self.optimizer, self.loss = network, data, optimizer, loss
+        self.network, self.data, self.optimizer, self.loss, self.scheduler = network, data, optimizer, loss, scheduler
         self._given = {
             "epochs": epochs,
             "batch_size": batch_size,
             "shuffle": shuffle,
             "validation": validation,
+            "num_workers": num_workers,
             "device": device,
         }
         self.data_root = Path(data_root) if data_root is not None else None
+        self._loaded = LoadedData()
 
     def with_epochs(self, epochs: int) -> "Trainer":
         """The same Trainer for another number of epochs."""
@@ -81,7 +100,8 @@ class Trainer:
         """What was given here and decides what a run reaches, as far as it is a plain value and not a function."""
         given = {"data": self.data, **self._given}
         plain = (bool, int, float, str)
-        return {name: value for name, value in given.items() if name != "device" and isinstance(value, plain)}
+        beside = ("device", "num_workers")  # where it is reached
+        return {name: value for name, value in given.items() if name not in beside and isinstance(value, plain)}
 
     def setting(self, name: str, run: Any) -> Any:
         """What a setting is for a run: as given here, else from the run, else the default.
@@ -105,62 +125,85 @@ class Trainer:
         return [name for name in names if self._given.get(name) is not None]
 
     def splits(self, run: Any, split_seed: int, project: Path) -> Splits:
-        """The data of a run, its validation split cut.
+        """The data of a run, its validation split cut; as it was when it was loaded, whatever was drawn from it since.
 
         Raises:
             DataError: the data is nothing that can be trained on.
             DataNotFoundError: a known data set is nowhere.
         """
-        with seeded(split_seed):  # a function of the run may draw
+
+        def load(run: Any) -> Splits:
             data = of_run(self.data, run) if is_function_of_run(self.data) else self.data
-            splits = splits_of(data, self.data_root, project)
-            return splits.with_validation(self.setting("validation", run), split_seed)
+            return splits_of(data, self.data_root, project)
+
+        return self._loaded.splits(load, run, project, validation=self.setting("validation", run), seed=split_seed)
 
     def build(self, run: Any) -> Parts:
-        """The run's network on its device, with optimizer and loss.
+        """The run's network on its device, with optimizer, schedule and loss.
 
         Raises:
             TrainerError: a part is not what it should be.
         """
-        network = build_network(self.network, run).to(choose_device(self.setting("device", run)))
-        return Parts(network, build_optimizer(self.optimizer, run, network), build_loss(self.loss, run))
+        device = choose_device(self.setting("device", run))
+        network = build_network(self.network, run).to(device)
+        optimizer = build_optimizer(self.optimizer, run, network)
+        scheduler = build_scheduler(self.scheduler, run, optimizer)
+        return Parts(network, optimizer, build_loss(self.loss, run, device), scheduler)
 
-    def faults(self, runs: Sequence[Any], split_seed: int, project: Path, objective: str | None = None) -> list[str]:
-        """What would go wrong in these runs, as far as building them tells."""
-        return faults_of(self, runs, objective, split_seed, project)
+    def faults(
+        self,
+        runs: Sequence[Any],
+        split_seed: int,
+        project: Path,
+        objective: str | None = None,
+        *,
+        checkpoints: bool = True,
+    ) -> list[str]:
+        """What would go wrong in these runs, as far as building them tells.
+
+        Args:
+            runs: the runs.
+            split_seed: decides the validation split.
+            project: where a known data set is looked for.
+            objective: the metric that has to be there.
+            checkpoints: whether the runs' states will be saved.
+        """
+        with self._loaded.left_as_it_was():
+            return faults_of(self, runs, objective, split_seed, project, checkpoints)
 
     def exercise(self, run: Any, split_seed: int, project: Path) -> None:
         """Puts two samples through the run's network, in eval mode and in train mode, to see what it reads of the run."""
-        exercise(self, run, split_seed, project)
+        with self._loaded.left_as_it_was():
+            exercise(self, run, split_seed, project)
 
     def train(self, run: Any, manager: RunManager, *, seed: int, split_seed: int, project: Path) -> None:
-        """Trains a run from its seed; `manager` has begun it and gets its rows.
+        """Trains a run from its seed, or from where an earlier attempt left it; `manager` has begun it and gets its rows.
 
         The seed decides the first weights, the order of the batches and whatever draws from torch, numpy or random. The
-        generators outside are left as they were.
+        generators outside are left as they were. A run that was stopped reaches the same numbers as one that was not.
+
+        Raises:
+            TrainerError: the run is built from other parts than those whose state was saved.
         """
         splits = self.splits(run, split_seed, project)
-        with seeded(seed):
+        with self._loaded.left_as_it_was(), seeded(seed):
             parts = self.build(run)
             stepper = SingleStepper(parts.network, parts.optimizer, parts.loss)
-            batches, validation = self._loaders(run, splits, seed)
-            manager.watch(parts.network, batches)
-            device = parts.device
-            for _ in range(self.setting("epochs", run)):
+            settings = {name: self.setting(name, run) for name in ("batch_size", "shuffle", "num_workers")}
+            batches = Batches(splits, seed, **settings)
+            manager.watch(parts.network, batches.train)
+            state = TrainingState(parts, batches.order, splits)
+            saved = manager.load_checkpoint()
+            if saved is not None:
+                state.restore(saved)
+            for _ in range(manager.num_epochs, self.setting("epochs", run)):
                 manager.begin_epoch()
-                train_epoch(stepper, batches, device, manager)
-                if validation is not None:
-                    manager.log(**evaluate(stepper, validation, device))
-                manager.end_epoch()
-
-    def _loaders(self, run: Any, splits: Splits, seed: int) -> "tuple[DataLoader[Any], DataLoader[Any] | None]":
-        """The batches to train and to validate on. Each has a generator of its own, so neither changes what the network draws."""
-        batch_size = self.setting("batch_size", run)
-        order, unused = torch.Generator().manual_seed(seed), torch.Generator()
-        batches = DataLoader(splits.train, batch_size=batch_size, shuffle=self.setting("shuffle", run), generator=order)
-        if splits.validation is None:
-            return batches, None
-        return batches, DataLoader(splits.validation, batch_size=batch_size, generator=unused)
+                train_epoch(stepper, batches.train, parts.device, manager)
+                if (validation := batches.validation()) is not None:
+                    manager.log(**evaluate(stepper, validation, parts.device))
+                if parts.scheduler is not None:
+                    parts.scheduler.step()
+                manager.end_epoch(checkpoint=state.capture)
 
 
 def train_epoch(stepper: Stepper, batches: Iterable[Any], device: torch.device, manager: RunManager) -> None:

@@ -1,13 +1,10 @@
 """`launch` trains what is missing, skips what is complete, and loses nothing."""
 
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -137,7 +134,7 @@ def test_a_run_whose_folder_is_deleted_is_the_only_one_trained_again(project):
     assert len(load_results("tiny")) == 8
 
 
-def test_a_run_that_failed_does_not_stop_the_others_and_is_trained_again(project):
+def test_a_run_that_failed_does_not_stop_the_others_and_is_trained_again_when_asked(project):
     project.by_function(FAILS_ONCE)
     history = project.launch()
     assert statuses(history) == ["failed", "completed"]
@@ -145,7 +142,8 @@ def test_a_run_that_failed_does_not_stop_the_others_and_is_trained_again(project
     assert "tiny.py" in history.runs[0].traceback
     assert len(history.runs[0].rows) == 1
     (project.root / "mended").touch()
-    history = project.launch()
+    assert statuses(project.launch()) == ["failed", "completed"]
+    history = project.launch(retry_failed=True)
     assert (statuses(history), attempts(history)) == (["completed"] * 2, [2, 1])
     frame = load_results("tiny")
     assert frame[["run", "epoch"]].sort_values(["run", "epoch"]).values.tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
@@ -179,16 +177,17 @@ def test_an_interrupted_run_is_trained_again(project):
     assert (statuses(history), attempts(history)) == (["completed"] * 4, [2, 1, 1, 1])
 
 
-def test_a_run_that_another_process_trains_is_left_to_it(project):
+def test_a_fresh_start_leaves_a_run_to_the_process_that_trains_it(project):
     project.sweep()
     from runmanager.launching.load_sweep import load_sweep
 
     manager = RunManager("tiny", root=project.root, tensorboard=False, quiet=True)
     manager.begin_run(load_sweep(project.root / "sweeps/tiny.py").runs()[0])
+    before = project.files()
     try:
-        assert statuses(project.launch()) == ["running", "completed", "completed", "completed"]
         with pytest.raises(SweepError, match="run 1 is being trained by another process; stop that first"):
             project.launch(fresh=True)
+        assert project.files() == before
     finally:
         manager.close()
 
@@ -265,41 +264,6 @@ def test_other_epochs_are_trained_for_so_long(project):
     project.sweep()
     history = project.launch(epochs=1, limit=1)
     assert [len(run.rows) for run in history.runs] == [1]
-
-
-@pytest.mark.parametrize(
-    ("change", "said"), [({"epochs": "3"}, "epochs=3"), ({"sweep": "objective='val_accuracy', seed=1"}, "seed=1")]
-)
-def test_other_settings_than_the_complete_runs_had_are_refused(change, said, project):
-    project.sweep()
-    project.launch()
-    before = project.files()
-    project.sweep(**change)
-    with pytest.raises(SweepError, match=f"{said}, but 4 completed runs of runs/tiny were trained with") as caught:
-        project.launch()
-    assert "--fresh" in str(caught.value)
-    assert {name: data for name, data in project.files().items() if "sweeps" not in name} == {
-        name: data for name, data in before.items() if "sweeps" not in name
-    }
-    assert statuses(project.launch(fresh=True)) == ["completed"] * 4
-
-
-@pytest.mark.parametrize(("setting", "value"), [("batch_size", "20"), ("validation", "0.3"), ("shuffle", "False")])
-def test_another_value_of_a_trainers_setting_is_refused_beside_complete_runs(setting, value, project):
-    usual = {"params": "lr=[0.1]", "batch_size": "10"}
-    project.sweep(**usual)
-    project.launch()
-    project.sweep(**{**usual, setting: value})
-    with pytest.raises(SweepError, match=f"{setting}={value}, but 1 completed run"):
-        project.launch()
-
-
-@pytest.mark.parametrize("more", [{"only": ["2"]}, {"params": {"lr": [0.5]}}])
-def test_other_settings_are_refused_beside_complete_runs_that_were_not_asked_for(more, project):
-    project.sweep()
-    project.launch(only=["1"], epochs=1)
-    with pytest.raises(SweepError, match="epochs=2, but 1 completed run"):
-        project.launch(**more)
 
 
 def test_faults_are_reported_together_before_any_folder_is_made(project):
@@ -401,7 +365,7 @@ def test_the_plan_says_what_was_launched(project):
     plan = json.loads((project.root / "runs/tiny/sweep.json").read_text())
     assert plan["grid"] == {"lr": [0.1, 0.01], "batch_size": [10, 20]}
     assert (plan["objective"], plan["mode"]) == ("val_accuracy", "max")
-    assert plan["code"]["file"] == "tiny.py"
+    assert list(plan["code"]) == ["sweeps/tiny.py"]
     assert (
         plan["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__ == plan["versions"]["torch"]
     )
@@ -425,35 +389,3 @@ def test_a_wrong_value_from_the_caller_is_refused_before_anything_is_written(pro
         with pytest.raises((SweepError, ParameterError)):
             project.launch(**options)
     assert not (project.root / "runs").exists()
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
-
-
-def test_ctrl_c_ends_with_130_and_leaves_the_run_interrupted(project):
-    project.by_function(
-        "m.begin_epoch()\nm.log(val_loss=run.lr)\nm.end_epoch()\n"
-        "if run.lr == 0.01 and not Path('mended').exists():\n"
-        "    Path('waiting').touch()\n"
-        "    threading.Event().wait(60)",
-        before="import threading\nfrom pathlib import Path",
-        params="{'lr': [0.1, 0.01, 0.001]}",
-    )
-    command = [sys.executable, "-m", "runmanager", "launch", "tiny", "--no-tensorboard"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=project.root, env=project.environment(), **pipes) as process:
-        wait_for((project.root / "waiting").exists)
-        os.kill(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in out + err
-    runs = load_results("tiny", runs=True)
-    assert runs.set_index("run")["status"].to_dict() == {1: "completed", 2: "interrupted"}
-    assert load_results("tiny")["val_loss"].tolist() == [0.1, 0.01]
-    (project.root / "mended").touch()
-    history = project.launch()
-    assert (statuses(history), attempts(history)) == (["completed"] * 3, [1, 2, 1])

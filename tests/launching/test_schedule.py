@@ -3,8 +3,10 @@
 import pytest
 
 from runmanager import RunManager, Sweep
-from runmanager.launching.schedule import parse_set, parse_value, schedule
+from runmanager.launching.description import describe
+from runmanager.launching.schedule import schedule
 from runmanager.launching.sweep import SweepError
+from runmanager.launching.texts import parse_set, parse_value
 from runmanager.parameters import ParameterError
 from runmanager.tracking.run_dir import SweepDir
 
@@ -16,7 +18,7 @@ def sweep_of(params=None):
 
 
 def schedule_of(tmp_path, *only, params=None, **options):
-    return schedule(sweep_of(params), SweepDir(tmp_path, "mine"), only, **options)
+    return schedule(describe(sweep_of(params)), SweepDir(tmp_path, "mine"), only, **options)
 
 
 def numbers(plan):
@@ -111,11 +113,14 @@ def test_a_limit_counts_runs_that_are_due(tmp_path):
     assert [one.number for one in plan.due] == [2, 3]
 
 
-def test_what_is_complete_is_skipped_and_what_failed_is_due_again(tmp_path):
+def test_what_is_complete_is_skipped_and_what_failed_is_due_again_when_asked(tmp_path):
     runs = sweep_of().runs()
     track(tmp_path, runs[0])
     track(tmp_path, runs[1], complete=False)
     plan = schedule_of(tmp_path)
+    assert [one.action for one in plan.runs[:3]] == ["skip (completed)", "skip (failed)", "train"]
+    assert plan.summary() == "8 runs: 6 to train, 1 completed, 1 failed; --retry-failed tries those that failed again"
+    plan = schedule_of(tmp_path, retried={"failed"})
     assert [one.action for one in plan.runs[:3]] == ["skip (completed)", "train again (failed)", "train"]
     assert plan.summary() == "8 runs: 7 to train, 1 completed"
 
@@ -125,7 +130,7 @@ def test_a_run_that_a_living_process_trains_is_left_to_it(tmp_path):
     manager.begin_run(sweep_of().runs()[0])
     try:
         plan = schedule_of(tmp_path)
-        assert plan.runs[0].action == "skip (running elsewhere)"
+        assert plan.runs[0].action == "running elsewhere"
         assert plan.summary() == "8 runs: 7 to train, 1 running elsewhere"
     finally:
         manager.close()

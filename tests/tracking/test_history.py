@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -12,8 +13,12 @@ from pathlib import Path
 import pytest
 
 from runmanager import RunBuilder, RunManager, load_results
-from runmanager.tracking.history import RunHistory, SweepHistory, read_steps, read_sweep
-from runmanager.tracking.run_dir import SweepDir
+from runmanager.parameters import identity
+from runmanager.tracking.errors import RunStopped
+from runmanager.tracking.history import RunHistory, SweepHistory, is_complete, read_steps, read_sweep
+from runmanager.tracking.journal import encode_line
+from runmanager.tracking.rows import DONE, STATUSES
+from runmanager.tracking.run_dir import SweepDir, run_record
 
 
 def manager(root: Path) -> RunManager:
@@ -147,14 +152,33 @@ def test_the_end_of_an_earlier_attempt_says_nothing_of_this_one(tmp_path: Path) 
     with m.tracking(RUN):
         epoch(m, x=1.0)
         m.log(final=1.0)
-    with pytest.raises(ValueError), manager(tmp_path).tracking(RUN):
+    second = manager(tmp_path)
+    with pytest.raises(ValueError), second.tracking(RUN):
+        second.log_step(s=1.0)
         raise ValueError("this time")
     run = only(tmp_path)
     assert (run.status, run.rows, run.metrics, run.attempts) == ("failed", [], {}, 2)
 
 
+def test_an_attempt_that_recorded_nothing_leaves_the_rows_of_the_one_before_in_view(tmp_path: Path) -> None:
+    with manager(tmp_path).tracking(RUN) as m:
+        epoch(m, x=1.0)
+        m.log(final=1.0)
+    with pytest.raises(ValueError), manager(tmp_path).tracking(RUN):
+        raise ValueError("this time")
+    run = only(tmp_path)
+    assert (run.status, run.error, run.attempts) == ("failed", "ValueError: this time", 2)
+    assert ([row.metrics["x"] for row in run.rows], run.metrics) == ([1.0], {"final": 1.0})
+    assert load_results(tmp_path / "runs" / "sweep")["x"].tolist() == [1.0]
+    assert load_results(tmp_path / "results" / "sweep.csv")["x"].tolist() == [1.0]
+
+
 def test_a_run_with_no_journal_at_all_is_interrupted(tmp_path: Path) -> None:
-    SweepDir(tmp_path, "sweep").make_run(1, {"lr": 0.1}, seed=None)
+    sweep_dir = SweepDir(tmp_path, "sweep")
+    sweep_dir.make()
+    run_dir = sweep_dir.run_dir(1, {"lr": 0.1}, identity({"lr": 0.1}))
+    run_dir.make()
+    run_dir.write_run(run_record(1, identity({"lr": 0.1}), {"lr": 0.1}, None, 1))
     assert (only(tmp_path).status, only(tmp_path).rows) == ("interrupted", [])
 
 
@@ -273,3 +297,86 @@ def test_steps_are_those_of_the_latest_attempt_in_their_order(tmp_path: Path) ->
         (None, 1, {"s": 2.0}),
         (1, 2, {"s": 2.5, "t": 1}),
     ]
+
+
+def cut_off(root: Path, num_epochs: int) -> None:
+    """A run that went on from its last state for so many epochs in all, and was cut off in the next."""
+    m = manager(root)
+    m.begin_run(RUN)
+    m.load_checkpoint()
+    while m.num_epochs < num_epochs:
+        m.begin_epoch()
+        m.log_step(s=float(m.num_epochs + 1))
+        m.log(x=float(m.num_epochs + 1))
+        m.end_epoch(checkpoint={"epoch": m.num_epochs + 1})
+    m.begin_epoch()
+    m.log_step(s=-1.0)
+    m.close()
+
+
+def test_of_a_run_that_went_on_several_times_each_epoch_step_and_state_counts_once(tmp_path: Path) -> None:
+    for num_epochs in (2, 3, 3, 5):
+        cut_off(tmp_path, num_epochs)
+    run = only(tmp_path)
+    assert [row.metrics["x"] for row in run.rows] == [1, 2, 3, 4, 5]
+    assert [record["epoch"] for record in run.checkpoints] == [1, 2, 3, 4, 5]
+    assert (run.status, run.attempts, run.best["x"].value) == ("interrupted", 4, 5)
+    (run_dir,) = SweepDir(tmp_path, "sweep").runs()
+    assert [step.scalars["s"] for step in read_steps(run_dir)] == [1, 2, 3, 4, 5, -1]
+
+
+@pytest.mark.parametrize("first", ["nothing", "a log", "a step"])
+def test_metrics_before_and_after_a_resume_are_those_of_the_states_time(tmp_path: Path, first: str) -> None:
+    m = manager(tmp_path)
+    m.begin_run(RUN)
+    m.log(early=1)
+    m.begin_epoch()
+    m.log(x=1.0)
+    m.end_epoch(checkpoint={"epoch": 1})
+    m.log(late=1)
+    m.close()
+    m = manager(tmp_path)
+    m.begin_run(RUN)
+    m.load_checkpoint()
+    if first == "a log":
+        m.log(then=2)
+    if first == "a step":
+        m.log_step(s=1.0)
+    m.close()
+    run = only(tmp_path)
+    assert run.metrics == ({"early": 1, "then": 2} if first == "a log" else {"early": 1})
+    assert run.last["x"] == 1.0
+    assert len(run.rows) == 1
+
+
+def test_every_status_that_is_recorded_is_read_back(tmp_path: Path) -> None:
+    m = manager(tmp_path)
+    for number, status in enumerate(STATUSES):
+        with pytest.raises(RunStopped), m.tracking(RunBuilder.get_runs({"lr": [number]})[0]):
+            raise RunStopped(status, "so")
+    recorded = [run.status for run in history(tmp_path).runs]
+    assert recorded == list(STATUSES) or recorded == [s if s != "running" else "interrupted" for s in STATUSES]
+    assert [is_complete(run) for run in history(tmp_path).runs] == [status in DONE for status in STATUSES]
+
+
+def test_a_run_of_another_machine_is_running_while_it_gives_signs(tmp_path: Path) -> None:
+    m = manager(tmp_path)
+    m.begin_run(RUN)
+    epoch(m, x=1.0)
+    (run_dir,) = SweepDir(tmp_path, "sweep").runs()
+    journal = run_dir.path / "journal.jsonl"
+    records = [
+        {**record, "owner": {**record["owner"], "host": "gpu-box"}} if "owner" in record else record
+        for record in run_dir.read_journal().records
+    ]
+    m.close()
+    for record in records:
+        del record["crc"]
+    journal.write_bytes(b"".join(map(encode_line, records)))
+    assert only(tmp_path).status == "running"
+    long_ago = journal.stat().st_mtime - 10_000
+    os.utime(journal, (long_ago, long_ago))
+    assert only(tmp_path).status == "interrupted"
+    assert only(tmp_path).last_sign == pytest.approx(long_ago)
+    run_dir.heartbeat.touch()
+    assert only(tmp_path).status == "running"

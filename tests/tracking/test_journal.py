@@ -1,6 +1,7 @@
 """The journal under attack: torn, damaged, doubled, swapped, read while written, killed, out of space."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -13,15 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runmanager.tracking.errors import StorageError
-from runmanager.tracking.journal import Journal, decode_line, encode_line, read_journal
+from runmanager.tracking.errors import RunInUseError, StorageError
+from runmanager.tracking.journal import Journal, TailReader, decode_line, encode_line, read_journal
 
 
 def write(path: Path, *values: object) -> bytes:
     """Appends a record for each value; returns what the file then holds."""
     journal = Journal(path)
     for value in values:
-        journal.append("note", {"value": value})
+        journal.append(("note", {"value": value}))
     journal.close()
     return path.read_bytes()
 
@@ -60,7 +61,7 @@ HOSTILE = [
 
 def test_records_come_back_in_their_order_with_what_was_put_in(path: Path) -> None:
     write(path, *HOSTILE)
-    assert values(path) == HOSTILE
+    assert list(map(repr, values(path))) == list(map(repr, HOSTILE))
     assert read_journal(path).num_bad_lines == 0
 
 
@@ -73,7 +74,7 @@ def test_every_line_is_strict_json_that_any_parser_reads(path: Path) -> None:
 def test_a_float_that_json_has_no_literal_for_never_becomes_one(path: Path) -> None:
     journal = Journal(path)
     try:
-        journal.append("note", {"value": float("nan"), "big": 2**70})
+        journal.append(("note", {"value": float("nan"), "big": 2**70}))
     except ValueError:
         pass  # a refusal is as good
     assert b"NaN" not in path.read_bytes()
@@ -200,7 +201,7 @@ from pathlib import Path
 from runmanager.tracking.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 for number in range(int(sys.argv[2]), int(sys.argv[3])):
-    journal.append("note", {"value": number, "padding": "x" * (number * 37 % 5000)})
+    journal.append(("note", {"value": number, "padding": "x" * (number * 37 % 5000)}))
     print(number, flush=True)
 """
 
@@ -248,13 +249,13 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
 number, message, refused = 0, "", 0
 while refused < 3:
     try:
-        journal.append("note", {"value": number, "padding": "x" * 100})
+        journal.append(("note", {"value": number, "padding": "x" * 100}))
         number += 1
     except StorageError as error:
         refused, message = refused + 1, str(error)
 at_limit = read_journal(path)
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-journal.append("note", {"value": "after"})
+journal.append(("note", {"value": "after"}))
 end = read_journal(path)
 print(json.dumps({"returned": number, "message": message,
     "at_limit": [r["value"] for r in at_limit.records], "bad_at_limit": at_limit.num_bad_lines,
@@ -291,10 +292,129 @@ def test_what_is_read_back_can_be_appended_to_by_the_next_process(path: Path) ->
         from pathlib import Path
         from runmanager.tracking.journal import Journal
         journal = Journal(Path(sys.argv[1]))
-        journal.append("note", {"value": sys.argv[2]}, sync=True)
+        journal.append(("note", {"value": sys.argv[2]}))
         journal.close()
     """)
     for word in ("one", "two", "three"):
         subprocess.run([sys.executable, "-c", script, str(path), word], check=True)
     assert values(path) == ["one", "two", "three"]
     assert read_journal(path).num_bad_lines == 0
+
+
+def test_several_records_are_numbered_on_and_written_at_once(path: Path) -> None:
+    journal = Journal(path)
+    journal.append(("epoch", {"value": 1}), ("checkpoint", {"value": 2}))
+    journal.append(("epoch", {"value": 3}))
+    journal.append()
+    journal.close()
+    found = [(record["seq"], record["kind"], record["value"]) for record in read_journal(path).records]
+    assert found == [(1, "epoch", 1), (2, "checkpoint", 2), (3, "epoch", 3)]
+
+
+def test_of_several_records_that_cannot_be_written_none_is(path: Path) -> None:
+    journal = Journal(path)
+    journal.append(("note", {"value": 1}))
+    before = path.read_bytes()
+    with pytest.raises((TypeError, ValueError)):
+        journal.append(("note", {"value": 2}), ("note", {"value": object()}))
+    assert path.read_bytes() == before
+    journal.append(("note", {"value": 3}))
+    assert [record["seq"] for record in read_journal(path).records] == [1, 2]
+    assert values(path) == [1, 3]
+
+
+def test_several_records_torn_at_any_byte_leave_those_before_the_tear_and_the_journal_goes_on(path: Path) -> None:
+    journal = Journal(path)
+    journal.append(("note", {"value": 1}))
+    first = len(path.read_bytes())
+    journal.append(("note", {"value": 2}), ("note", {"value": 3}))
+    journal.close()
+    whole = path.read_bytes()
+    for end in range(first, len(whole)):
+        path.write_bytes(whole[:end])
+        before = values(path)
+        assert before == [1, 2, 3][: whole[:end].count(b"\n")]
+        write(path, 4)
+        assert [value for value in values(path) if value in (*before, 4)] == [*before, 4]
+
+
+def test_a_new_journal_is_made_once(path: Path) -> None:
+    journal = Journal(path, new=True)
+    with pytest.raises(FileExistsError):
+        Journal(path, new=True)
+    with pytest.raises(RunInUseError):
+        Journal(path)
+    journal.append(("note", {"value": 1}))
+    journal.close()
+    with pytest.raises(FileExistsError):
+        Journal(path, new=True)
+    assert values(path) == [1]
+
+
+def test_a_journal_that_is_refused_holds_no_descriptor(path: Path) -> None:
+    journal = Journal(path, new=True)
+    num_open = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with pytest.raises(RunInUseError):
+            Journal(path)
+        with pytest.raises(FileExistsError):
+            Journal(path, new=True)
+    assert len(os.listdir("/proc/self/fd")) == num_open
+    journal.close()
+
+
+def test_what_was_in_the_journal_is_known_when_it_is_opened(path: Path) -> None:
+    write(path, 1, 2)
+    journal = Journal(path)
+    assert [record["value"] for record in journal.content.records] == [1, 2]
+    journal.close()
+
+
+def test_a_follower_gets_each_record_once_as_it_is_written(path: Path) -> None:
+    follower = TailReader(path)
+    assert follower.read() == []
+    with start(path, 0, 200) as writer:
+        found: list[int] = []
+        while writer.poll() is None:
+            found += [record["value"] for record in follower.read()]
+        assert writer.stdout is not None
+    found += [record["value"] for record in follower.read()]
+    assert found == list(range(200))
+    assert follower.read() == []
+
+
+def test_a_follower_waits_for_the_rest_of_a_line_byte_by_byte(path: Path) -> None:
+    whole = write(path, "ünï", 2)
+    path.write_bytes(b"")
+    follower = TailReader(path)
+    found: list[object] = []
+    for end in range(len(whole) + 1):
+        path.write_bytes(whole[:end])
+        found += [record["value"] for record in follower.read()]
+        assert len(found) == whole[:end].count(b"\n")
+    assert found == ["ünï", 2]
+
+
+def test_a_follower_passes_over_a_torn_line_that_a_new_attempt_mended(path: Path) -> None:
+    whole = write(path, 1, 2)
+    path.write_bytes(whole[:-7])
+    follower = TailReader(path)
+    assert [record["value"] for record in follower.read()] == [1]
+    write(path, 3)
+    assert [record["value"] for record in follower.read()] == [3]
+
+
+def test_a_follower_of_a_run_that_was_deleted_and_made_again_sees_the_new_one(path: Path) -> None:
+    write(path, 1, 2, 3)
+    follower = TailReader(path)
+    follower.read()
+    path.unlink()
+    assert follower.read() == []
+    write(path, 4)
+    assert [record["value"] for record in follower.read()] == [4]
+
+
+def test_a_follower_of_what_cannot_be_read_says_which_file(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StorageError, match=r"journal\.jsonl"):
+        TailReader(path).read()

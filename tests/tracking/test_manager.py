@@ -19,6 +19,7 @@ from runmanager.tracking.errors import (
     EmptyEpochError,
     MetricError,
     RunInUseError,
+    RunStopped,
     StorageError,
     UnknownBatchSizeError,
 )
@@ -431,3 +432,131 @@ def test_a_name_that_is_no_folders_is_refused(tmp_path: Path, name: str) -> None
     with pytest.raises(ValueError, match="sweep name"):
         RunManager(name, root=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("how", ["tracked", "logged"])
+def test_a_run_whose_last_loss_is_not_finite_diverged(m: RunManager, tmp_path: Path, loss: float, how: str) -> None:
+    m.begin_run(RUN)
+    one_epoch(m, loss=0.5)
+    m.begin_epoch()
+    if how == "tracked":
+        m.track_loss(torch.tensor(loss), [0])
+    else:
+        m.log(loss=loss)
+    m.end_epoch()
+    m.end_run()
+    (run,) = history(m, tmp_path).runs
+    assert run.status == "diverged"
+    assert "epoch 2" in run.error and str(loss) in run.error
+    assert load_results(tmp_path / "runs" / "mine", runs=True)["status"].tolist() == ["diverged"]
+
+
+def test_a_loss_that_came_back_to_a_number_did_not_diverge(m: RunManager, tmp_path: Path) -> None:
+    with m.tracking(RUN):
+        one_epoch(m, loss=float("nan"))
+        one_epoch(m, loss=0.5)
+    with m.tracking(OTHER):
+        one_epoch(m, score=float("nan"))
+    assert [run.status for run in history(m, tmp_path).runs] == ["completed", "completed"]
+
+
+def test_memory_that_ran_out_is_told_from_other_failures(m: RunManager, tmp_path: Path) -> None:
+    for run, error in ((RUN, MemoryError()), (OTHER, torch.cuda.OutOfMemoryError("CUDA out of memory."))):
+        with pytest.raises(type(error)), m.tracking(run):
+            raise error
+    assert [run.status for run in history(m, tmp_path).runs] == ["out of memory", "out of memory"]
+    assert history(m, tmp_path).runs[1].error == "OutOfMemoryError: CUDA out of memory."
+
+
+@pytest.mark.parametrize("status", ["diverged", "interrupted", "timed out"])
+def test_a_run_that_is_told_to_stop_leaves_its_loop_with_its_row_and_state_saved(tmp_path: Path, status: str) -> None:
+    asked = []
+
+    def stop_when(row):
+        asked.append(row.epoch)
+        return RunStopped(status, "enough") if row.epoch == 2 else None
+
+    m = RunManager("mine", root=tmp_path, tensorboard=False, quiet=True, stop_when=stop_when, checkpoint_every=5)
+    with pytest.raises(RunStopped, match="enough"), m.tracking(RUN):
+        while True:
+            try:
+                m.begin_epoch()
+                m.log(score=1.0)
+                m.end_epoch(checkpoint={"epoch": m.num_epochs + 1})
+            except Exception:  # noqa: BLE001 (a loop that catches its own errors does not go on)
+                pytest.fail("a stop is no error")
+    with m.tracking(OTHER):
+        one_epoch(m)
+    m.close()
+    first, second = history(m, tmp_path).runs
+    assert (first.status, first.error, len(first.rows)) == (status, "enough", 2)
+    assert [record["epoch"] for record in first.checkpoints] == [2]
+    assert (second.status, asked) == ("completed", [1, 2, 1])
+
+
+def test_a_stop_that_reaches_the_top_of_a_script_is_its_runs_status(tmp_path: Path) -> None:
+    script = SCRIPT.format(end="").replace(
+        "quiet=True)", "quiet=True, stop_when=lambda row: RunStopped('timed out', 'an hour is over'))"
+    )
+    script = "from runmanager.tracking.errors import RunStopped\n" + script
+    (tmp_path / "runs").mkdir()
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, check=False)
+    (run,) = read_sweep(find_sweep("mine", tmp_path)).runs
+    assert (run.status, run.error, len(run.rows)) == ("timed out", "an hour is over", 1)
+
+
+def test_a_manager_without_tables_writes_none_and_its_journals_all(tmp_path: Path) -> None:
+    m = RunManager("mine", root=tmp_path, tensorboard=False, quiet=True, tables=False)
+    with m.tracking(RUN):
+        one_epoch(m)
+    m.close()
+    assert list((tmp_path / "results").iterdir()) == []
+    assert load_results(tmp_path / "runs" / "mine")["score"].tolist() == [1.0]
+
+
+def test_num_epochs_counts_what_is_done(m: RunManager) -> None:
+    m.begin_run(RUN)
+    counts = [m.num_epochs]
+    for _ in range(2):
+        m.begin_epoch()
+        counts.append(m.num_epochs)
+        m.log(score=1.0)
+        m.end_epoch()
+        counts.append(m.num_epochs)
+    assert counts == [0, 0, 1, 1, 2]
+
+
+def test_a_row_and_its_state_are_one_write(m: RunManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runmanager.tracking.files import SyncedFile
+
+    written = []
+    append = SyncedFile.append
+    monkeypatch.setattr(SyncedFile, "append", lambda file, data: written.append(data) or append(file, data))
+    m.begin_run(RUN)
+    m.begin_epoch()
+    m.log(score=1.0)
+    written.clear()
+    m.end_epoch(checkpoint={"x": 1})
+    (data,) = written
+    assert [json.loads(line)["kind"] for line in data.splitlines()] == ["epoch", "checkpoint"]
+
+
+def test_the_number_and_seed_of_a_run_are_recorded(m: RunManager, tmp_path: Path) -> None:
+    with m.tracking(RUN, number=7, seed=123):
+        one_epoch(m)
+    with m.tracking(OTHER):
+        one_epoch(m)
+    seven, eight = find_sweep("mine", tmp_path).runs()
+    assert (seven.number, seven.read_run()["seed"], seven.read_run()["replicate"]) == (7, 123, 1)
+    assert eight.number == 8
+    begun = seven.read_journal().records[0]  # which says the same
+    assert (begun["run"]["seed"], begun["run"]["number"], begun["attempt"]) == (123, 7, 1)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_a_run_that_is_left_by_ctrl_c_or_exit_is_interrupted(m: RunManager, tmp_path: Path, error) -> None:
+    with pytest.raises(type(error)), m.tracking(RUN):
+        one_epoch(m)
+        raise error
+    assert history(m, tmp_path).runs[0].status == "interrupted"

@@ -1,6 +1,7 @@
 """Who writes a run: alive only while that very process is, on this machine, since this boot."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runmanager import RunBuilder, RunManager
-from runmanager.tracking.owner import is_alive, this_process
+from runmanager.tracking.owner import REMOTE_SECONDS, is_alive, owner_text, this_process
 from runmanager.tracking.run_dir import SweepDir
 
 SLEEPER = """
@@ -75,6 +76,61 @@ def test_another_process_that_got_the_same_number_is_not_the_owner() -> None:
 )
 def test_whoever_cannot_be_seen_from_here_is_not_provably_alive(stranger: dict[str, object]) -> None:
     assert not is_alive({**this_process(), **stranger})
+
+
+ELSEWHERE = [{"host": "elsewhere"}, {"host": "elsewhere", "boot": "its own"}, {"pids": "pid:[4026539999]"}]
+
+
+@pytest.mark.parametrize("stranger", ELSEWHERE)
+def test_a_process_that_cannot_be_seen_from_here_lives_as_long_as_it_gives_signs(stranger: dict[str, object]) -> None:
+    owner = {**this_process(), **stranger}
+    assert is_alive(owner, time.time())
+    assert is_alive(owner, time.time() - REMOTE_SECONDS + 5)
+    assert not is_alive(owner, time.time() - REMOTE_SECONDS - 5)
+
+
+def test_a_sign_from_the_far_future_is_no_sign(tmp_path: Path) -> None:
+    """The clock of that machine, or of the disk, was wrong by hours; the run would be running for as long."""
+    assert not is_alive({**this_process(), "host": "elsewhere"}, time.time() + 10 * 3600)
+
+
+@pytest.mark.parametrize("stranger", [{"boot": "an earlier one"}, {"pid": 2**22 - 3}, {"started": 1}])
+def test_a_fresh_sign_does_not_bring_a_dead_process_of_this_machine_back(stranger: dict[str, object]) -> None:
+    assert not is_alive({**this_process(), **stranger}, time.time())
+
+
+def test_a_process_in_a_container_of_its_own_is_told_by_its_signs() -> None:
+    if subprocess.run(["unshare", "-Urpf", "true"], capture_output=True).returncode:
+        pytest.skip("this system lets no process have process ids of its own (unshare -Urpf)")
+    script = "import json; from runmanager.tracking.owner import this_process; print(json.dumps(this_process()))"
+    command = ["unshare", "-Urpf", "--mount-proc", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(done.stderr)
+    owner = json.loads(done.stdout)
+    assert owner["pids"] != this_process()["pids"]
+    assert is_alive(owner, time.time())  # although a process of that number may be there, or not
+    assert not is_alive(owner, time.time() - 2 * REMOTE_SECONDS)
+
+
+def test_a_forked_process_is_another_one() -> None:
+    mine = this_process()
+    receiver, sender = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(sender, json.dumps(this_process()).encode())
+        os._exit(0)
+    owner = json.loads(os.read(receiver, 10_000))
+    os.waitpid(pid, 0)
+    assert owner["pid"] == pid != mine["pid"]
+    assert not is_alive(owner)
+    assert is_alive(mine)
+
+
+def test_an_owner_is_named_with_its_machine_where_that_is_another() -> None:
+    mine = this_process()
+    assert owner_text(mine) == f"pid {mine['pid']}"
+    assert owner_text({**mine, "host": "gpu-box"}) == f"pid {mine['pid']} on gpu-box"
 
 
 def test_a_run_without_an_owner_is_nobodys() -> None:

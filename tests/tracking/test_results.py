@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runmanager import RunBuilder, RunManager, load_results
-from runmanager.tracking.results import rebuild
+from runmanager.tracking import results as tables_module
+from runmanager.tracking.results import ResultsWriter, rebuild
 from runmanager.tracking.run_dir import SweepDir
 
 TABLES = ("sweep.csv", "sweep.json", "sweep.runs.csv")
@@ -410,3 +411,137 @@ def test_another_process_reads_every_returned_row_while_one_trains(tmp_path: Pat
             assert frame["x"].tolist() == [1.0] * len(frame)
             assert len(results(tmp_path, runs=True)) >= (int(line) - 1) // 20 + 1
     assert len(results(tmp_path)) == 100
+
+
+# Attempts
+
+
+def saved_epoch(m: RunManager, **metrics: float) -> None:
+    m.begin_epoch()
+    m.log(**metrics)
+    m.end_epoch(checkpoint={"epoch": m.num_epochs + 1})
+
+
+def cut_off(root: Path, run: Any, *values: float) -> None:
+    """A run that was cut off in the epoch after these."""
+    m = manager(root)
+    m.begin_run(run)
+    for value in values:
+        saved_epoch(m, x=value)
+    m.begin_epoch()
+    m.log(x=99.0)
+    m.close()
+
+
+@pytest.mark.parametrize("begun", ["first", "after another run"])
+def test_a_run_that_starts_from_nothing_again_has_its_new_rows_alone(tmp_path: Path, begun: str) -> None:
+    cut_off(tmp_path, RUNS[0], 1.0, 2.0)
+    m = manager(tmp_path)
+    if begun == "after another run":
+        train(m, RUNS[1], {"x": 7.0})
+    m.begin_run(RUNS[0])
+    epoch(m, x=10.0)
+    assert [row["x"] for row in rows_of(tmp_path) if row["run"] == 1] == [10.0]
+    assert pd.read_csv(tmp_path / "results" / "sweep.csv").query("run == 1")["x"].tolist() == [10.0]
+    epoch(m, x=20.0)
+    m.end_run()
+    m.close()
+    assert results(tmp_path).query("run == 1")["x"].tolist() == [10.0, 20.0]
+    assert pd.read_csv(tmp_path / "results" / "sweep.csv").query("run == 1")["x"].tolist() == [10.0, 20.0]
+
+
+@pytest.mark.parametrize("begun", ["first", "after another run"])
+def test_a_run_that_goes_on_has_its_old_rows_and_the_new_ones(tmp_path: Path, begun: str) -> None:
+    cut_off(tmp_path, RUNS[0], 1.0, 2.0)
+    m = manager(tmp_path)
+    if begun == "after another run":
+        train(m, RUNS[1], {"x": 7.0})
+    m.begin_run(RUNS[0])
+    m.load_checkpoint()
+    for name in ("sweep.csv", "sweep.runs.csv"):
+        assert 1 in pd.read_csv(tmp_path / "results" / name)["run"].tolist()
+    saved_epoch(m, x=3.0)
+    table = pd.read_csv(tmp_path / "results" / "sweep.csv").query("run == 1")
+    assert (table["epoch"].tolist(), table["x"].tolist()) == ([1, 2, 3], [1.0, 2.0, 3.0])
+    assert [row["x"] for row in rows_of(tmp_path) if row["run"] == 1] == [1.0, 2.0, 3.0]
+    m.end_run()
+    m.close()
+    (row,) = pd.read_csv(tmp_path / "results" / "sweep.runs.csv").query("run == 1").to_dict("records")
+    assert (row["epochs trained"], row["status"], row["x"], row["best x"]) == (3, "completed", 3.0, 3.0)
+    kept = tables(tmp_path)
+    assert {name: sorted(text.split("\n")) for name, text in kept.items() if name.endswith("csv")} == {
+        name: sorted(text.split("\n")) for name, text in rebuilt(tmp_path).items() if name.endswith("csv")
+    }
+
+
+def test_an_attempt_that_recorded_nothing_leaves_the_rows_in_the_tables(tmp_path: Path) -> None:
+    cut_off(tmp_path, RUNS[0], 1.0, 2.0)
+    m = manager(tmp_path)
+    train(m, RUNS[1], {"x": 7.0})
+    with pytest.raises(ValueError), m.tracking(RUNS[0]):
+        raise ValueError("no data")
+    m.close()
+    assert sorted(row["x"] for row in rows_of(tmp_path)) == [1.0, 2.0, 7.0]
+    assert sorted(results(tmp_path)["x"]) == [1.0, 2.0, 7.0]
+    assert results(tmp_path, runs=True).query("run == 1")["epochs trained"].tolist() == [2]
+
+
+INTERLEAVED = """
+import json, sys, time
+from pathlib import Path
+from runmanager import RunBuilder, RunManager
+from runmanager.tracking import results
+if sys.argv[3] == "slowly":  # as where a rebuild takes long, so that it is not done each time
+    results._QUICK_SECONDS = 0.0
+m = RunManager("sweep", root=sys.argv[1], tensorboard=False, quiet=True)
+runs = RunBuilder.get_runs({"lr": list(range(20))})
+for number, run in enumerate(runs):
+    if number % 2 != int(sys.argv[2]):
+        continue
+    with m.tracking(run, number=number + 1):
+        for epoch in range(3):
+            m.begin_epoch()
+            m.log(x=float(10 * number + epoch))
+            m.end_epoch()
+            time.sleep(0.002)
+m.close()
+"""
+
+
+@pytest.mark.parametrize("speed", ["quickly", "slowly"])
+def test_two_processes_that_train_a_sweep_at_once_leave_complete_tables(tmp_path: Path, speed: str) -> None:
+    commands = [[sys.executable, "-c", INTERLEAVED, str(tmp_path), place, speed] for place in "01"]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    expected = sorted(float(10 * number + each) for number in range(20) for each in range(3))
+    assert sorted(results(tmp_path)["x"]) == expected
+    assert sorted(pd.read_csv(tmp_path / "results" / "sweep.csv")["x"]) == expected
+    assert sorted(row["x"] for row in rows_of(tmp_path)) == expected
+    table = pd.read_csv(tmp_path / "results" / "sweep.runs.csv")
+    assert (sorted(table["run"]), set(table["status"])) == (list(range(1, 21)), {"completed"})
+
+
+def test_tables_from_what_was_read_before_another_run_went_on_are_not_taken_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process reads the folders, another one ends its run, and then the first one writes its tables."""
+    m = manager(tmp_path)
+    train(m, RUNS[0], {"x": 1.0})
+    m.begin_run(RUNS[1])
+    epoch(m, x=2.0)
+    read = tables_module.read_sweep
+
+    def read_early(sweep_dir: SweepDir) -> Any:
+        found = read(sweep_dir)
+        assert len(found.runs) == 2  # read now
+        monkeypatch.setattr(tables_module, "read_sweep", read)
+        epoch(m, x=3.0)
+        m.end_run()
+        m.close()
+        return found
+
+    monkeypatch.setattr(tables_module, "read_sweep", read_early)
+    rebuild(SweepDir(tmp_path, "sweep"))
+    assert results(tmp_path)["x"].tolist() == [1.0, 2.0, 3.0]
+    assert results(tmp_path, runs=True)["status"].tolist() == ["completed", "completed"]

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from runmanager import RunBuilder, RunManager, load_results
 from runmanager.parameters import identity
 from runmanager.tracking.errors import ResultsNotFoundError, StorageError
-from runmanager.tracking.run_dir import SweepDir, find_sweep, folder_name, project_root, sweep_name_fault, sweep_names
+from runmanager.tracking.run_dir import (
+    RunDir,
+    SweepDir,
+    find_sweep,
+    folder_name,
+    project_root,
+    run_record,
+    sweep_name_fault,
+    sweep_names,
+)
 
 NAMES = st.text(st.characters(categories=["L"]), min_size=1, max_size=30).filter(str.isidentifier)
 VALUES = (
@@ -45,6 +54,23 @@ VALUES = (
     | st.none()
     | st.lists(st.integers(), max_size=2)
 )
+
+
+def known_run(root: Path, params: dict[str, Any]) -> RunDir:
+    """The folder of a run that has been told who it is."""
+    sweep_dir = SweepDir(root, "sweep")
+    sweep_dir.make()
+    run_dir = made(sweep_dir, 1, params)
+    run_dir.write_run(run_record(1, identity(params), params, None, 1))
+    return run_dir
+
+
+def made(sweep_dir: SweepDir, number: int, params: dict[str, Any]) -> RunDir:
+    run_dir = sweep_dir.run_dir(number, params, identity(params))
+    run_dir.make()
+    return run_dir
+
+
 SAFE = re.compile(r"[A-Za-z0-9_.,=+\-]+")
 
 
@@ -72,24 +98,23 @@ def test_any_parameters_come_back_from_their_folder_and_nothing_is_made_elsewher
     tmp_path: Path, params: dict[str, Any]
 ) -> None:
     sweep_dir = SweepDir(tmp_path, "sweep")
-    sweep_dir.make_run(3, params, seed=5)
+    sweep_dir.make()
+    made(sweep_dir, 3, params).write_run(run_record(3, identity(params), params, 5, 1))
     found = sweep_dir.runs_by_id()[identity(params)[:12]].read_run()
     assert found is not None
     assert repr(found["params"]) == repr(params)
     assert (found["number"], found["seed"], found["replicate"]) == (3, 5, 1)
-    assert set(os.listdir(tmp_path)) == {"runs"}
+    assert set(os.listdir(tmp_path)) == {"runs", "results"}
     assert {path.name for path in (tmp_path / "runs" / "sweep").glob("*/*")} == {"run.json"}
 
 
 def test_run_json_is_strict_json(tmp_path: Path) -> None:
-    run_dir = SweepDir(tmp_path, "sweep").make_run(
-        1, {"a": float("nan"), "b": [float("inf")], "c": "\ud800"}, seed=None
-    )
+    run_dir = known_run(tmp_path, {"a": float("nan"), "b": [float("inf")], "c": "\ud800"})
     json.loads((run_dir.path / "run.json").read_text("utf-8"), parse_constant=pytest.fail)
 
 
 def test_a_run_json_torn_at_any_byte_is_no_run_and_no_error(tmp_path: Path) -> None:
-    run_dir = SweepDir(tmp_path, "sweep").make_run(1, {"a": float("nan"), "b": {"$name": 1}}, seed=None)
+    run_dir = known_run(tmp_path, {"a": float("nan"), "b": {"$name": 1}})
     file = run_dir.path / "run.json"
     whole = file.read_bytes()
     for end in range(whole.rindex(b"}")):
@@ -113,7 +138,7 @@ def test_a_run_json_torn_at_any_byte_is_no_run_and_no_error(tmp_path: Path) -> N
     ],
 )
 def test_a_run_json_of_any_other_content_is_no_run_and_no_error(tmp_path: Path, text: str) -> None:
-    run_dir = SweepDir(tmp_path, "sweep").make_run(1, {}, seed=None)
+    run_dir = known_run(tmp_path, {})
     (run_dir.path / "run.json").write_bytes(text.encode("latin-1"))
     assert run_dir.read_run() is None
 
@@ -163,7 +188,8 @@ def test_no_two_sweeps_share_a_results_table(tmp_path: Path, name: str) -> None:
 
 def test_strangers_in_a_sweeps_folder_are_no_runs(tmp_path: Path) -> None:
     sweep_dir = SweepDir(tmp_path, "sweep")
-    sweep_dir.make_run(1, {"a": 1}, seed=None)
+    sweep_dir.make()
+    made(sweep_dir, 1, {"a": 1})
     for name in (".DS_Store", "notes.txt", "0002", "0002-x", "x-0123456789ab", "0002-a b-0123456789ab"):
         (sweep_dir.path / name).mkdir()
     assert [run.number for run in sweep_dir.runs()] == [1]
@@ -171,8 +197,9 @@ def test_strangers_in_a_sweeps_folder_are_no_runs(tmp_path: Path) -> None:
 
 def test_runs_come_by_number_and_not_by_letter(tmp_path: Path) -> None:
     sweep_dir = SweepDir(tmp_path, "sweep")
+    sweep_dir.make()
     for number in (10_000, 2, 9_999, 11):
-        sweep_dir.make_run(number, {"a": number}, seed=None)
+        made(sweep_dir, number, {"a": number})
     assert [run.number for run in sweep_dir.runs()] == [2, 11, 9_999, 10_000]
 
 
@@ -180,7 +207,7 @@ def test_a_sweep_that_is_set_aside_keeps_everything_under_another_name(tmp_path:
     sweep_dir = SweepDir(tmp_path, "sweep")
     for _ in range(2):
         sweep_dir.make()
-        sweep_dir.make_run(1, {"a": 1}, seed=None)
+        made(sweep_dir, 1, {"a": 1})
         for table in (sweep_dir.epochs_csv, sweep_dir.epochs_json, sweep_dir.runs_csv):
             table.write_text("rows")
         sweep_dir.set_aside()
@@ -227,14 +254,11 @@ def test_a_file_where_the_runs_own_folder_must_be_stops_the_run_with_its_name(tm
         m.begin_run(RunBuilder.get_runs({"lr": [1]})[0])
 
 
-@pytest.mark.parametrize("file", ["run.json", "journal.jsonl"])
-def test_a_run_whose_own_file_cannot_be_opened_is_stopped_with_its_name_and_harms_no_other(
-    tmp_path: Path, file: str
-) -> None:
+def test_a_run_whose_journal_cannot_be_opened_is_stopped_with_its_name_and_harms_no_other(tmp_path: Path) -> None:
     one, two = RunBuilder.get_runs({"lr": [1, 2]})
-    run_dir = SweepDir(tmp_path, "sweep").make_run(1, {"lr": 1}, seed=None)
-    (run_dir.path / file).unlink(missing_ok=True)
-    (run_dir.path / file).mkdir()
+    run_dir = known_run(tmp_path, {"lr": 1})
+    (run_dir.path / "journal.jsonl").unlink(missing_ok=True)
+    (run_dir.path / "journal.jsonl").mkdir()
     m = RunManager("sweep", root=tmp_path, tensorboard=False, quiet=True)
     with pytest.raises(StorageError, match="0001-lr=1"):
         m.begin_run(one)

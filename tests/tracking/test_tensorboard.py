@@ -9,6 +9,7 @@ from collections import OrderedDict, namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from runmanager import RunBuilder, RunManager
 from runmanager.data.fashion_mnist import fashion_mnist_sample
 from runmanager.tracking.writers import Writer
 from tests.classroom import train_epoch
-from tests.tensorboard_server import TensorBoard
+from tests.tensorboard_server import TensorBoard, until
 
 NUM_EPOCHS = 2
 NUM_IMAGES = 200
@@ -769,3 +770,188 @@ def test_loss_that_is_not_finite_is_shown_and_never_best(tmp_path: Path) -> None
     (folder,) = run_folders(tmp_path)
     assert [str(value) for _, value in scalars_of(folder, "Loss")] == ["0.5", "nan", "-inf", "inf"]
     assert {value for _, value in scalars_of(folder, "best/loss")} == {0.5}
+
+
+# A run that goes on from a saved state
+
+
+def one_epoch(m: RunManager, value: float) -> None:
+    """An epoch of two steps, whose state is saved."""
+    m.begin_epoch()
+    for _ in range(2):
+        m.log_step(grad=value)
+    m.track_loss(value, [0])
+    m.end_epoch(checkpoint={"epoch": m.num_epochs + 1})
+
+
+def cut_off_and_resumed(root: Path, *, network: nn.Module | None = None) -> RunManager:
+    """A run that was cut off after a step in epoch 3 and went on from the state of epoch 2; its second epoch 3 is done."""
+    m = new_manager(root)
+    m.begin_run(RUN, network)
+    for value in (1.0, 0.5):
+        one_epoch(m, value)
+    m.begin_epoch()
+    m.log_step(grad=99.0)
+    m.close()
+    m = new_manager(root)
+    m.begin_run(RUN, network)
+    assert m.load_checkpoint() == {"epoch": 2}
+    one_epoch(m, 0.25)
+    return m
+
+
+EXPECTED = {
+    "Loss": [(1, 1.0), (2, 0.5), (3, 0.25)],
+    "best/loss": [(1, 1.0), (2, 0.5), (3, 0.25)],
+    "step/grad": [(1, 1.0), (2, 1.0), (3, 0.5), (4, 0.5), (5, 0.25), (6, 0.25)],
+}
+
+
+def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The scalars that TensorBoard's own reader has of a run; it is the one behind `--load_fast=false`."""
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    accumulator = EventAccumulator(str(folder), tensor_size_guidance={"scalars": 0})
+    accumulator.Reload()
+    return {
+        tag: [(event.step, float(make_ndarray(event.tensor_proto))) for event in accumulator.Tensors(tag)]
+        for tag in EXPECTED.keys() & accumulator.Tags()["tensors"]
+    }
+
+
+def test_a_run_that_goes_on_shows_each_epoch_and_each_step_once(tmp_path: Path) -> None:
+    m = cut_off_and_resumed(tmp_path)
+    (folder,) = run_folders(tmp_path)
+    assert list(folder.glob("*.end")) == []  # it is running
+    assert shown(folder) == EXPECTED
+    m.end_run()
+    assert shown(folder) == EXPECTED
+    assert len(list(folder.glob("*.end"))) == 1
+    assert [path for path in folder.iterdir() if path.name.startswith("earlier")] == []
+
+
+def test_a_run_that_went_on_many_times_shows_each_step_once(tmp_path: Path) -> None:
+    for attempt in range(4):
+        m = new_manager(tmp_path)
+        m.begin_run(RUN)
+        m.load_checkpoint()
+        one_epoch(m, float(attempt))
+        m.begin_epoch()
+        m.log_step(grad=99.0)
+        m.close()
+    scalars = shown(run_folders(tmp_path)[0])
+    assert scalars["Loss"] == [(1, 0.0), (2, 1.0), (3, 2.0), (4, 3.0)]
+    assert scalars["step/grad"][:-1] == [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2), (7, 3), (8, 3)]
+
+
+@pytest.mark.parametrize("change", [-7200, 0], ids=["clock set back", "within one second"])
+def test_a_run_that_goes_on_shows_each_step_once_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: int
+) -> None:
+    """TensorBoard reads a run's files by their names, which begin with the time."""
+    now = 1_700_000_000.0
+    pid = 999
+    monkeypatch.setattr("runmanager.tracking.run_dir.time", SimpleNamespace(time=lambda: now))
+    fake = SimpleNamespace(**{name: getattr(os, name) for name in dir(os) if not name.startswith("_")})
+    fake.getpid = lambda: pid
+    monkeypatch.setattr("runmanager.tracking.run_dir.os", fake)
+    m = new_manager(tmp_path)
+    m.begin_run(RUN)
+    for value in (1.0, 0.5, 7.0):
+        one_epoch(m, value)
+    (folder,) = run_folders(tmp_path)
+    m.close()
+    (folder / "checkpoints" / "epoch-0003.pt").unlink()
+    now, pid = now + change, 1000
+    m = new_manager(tmp_path)
+    m.begin_run(RUN)
+    with pytest.warns(RuntimeWarning, match="goes on from epoch 2"):
+        m.load_checkpoint()
+    one_epoch(m, 0.25)
+    assert shown(folder) == EXPECTED
+
+
+@pytest.mark.parametrize("load_fast", [True, False], ids=["load_fast", "load_slow"])
+def test_a_tensorboard_that_was_open_all_the_while_shows_each_step_once(tmp_path: Path, load_fast: bool) -> None:
+    m = new_manager(tmp_path)
+    m.begin_run(RUN)
+    for value in (1.0, 0.5):
+        one_epoch(m, value)
+    m.begin_epoch()
+    m.log_step(grad=99.0)
+    (folder,) = run_folders(tmp_path)
+    with TensorBoard(tmp_path / "runs" / "sweep", load_fast=load_fast) as board:
+        until(lambda: folder.name in board.runs() and len(board.scalars(folder.name, "step/grad")) == 5)
+        m.close()
+        m = new_manager(tmp_path)
+        m.begin_run(RUN)
+        m.load_checkpoint()
+        one_epoch(m, 0.25)
+        m.end_run()
+        until(lambda: len(board.scalars(folder.name, "Loss")) >= 3)
+        until(lambda: len(board.scalars(folder.name, "step/grad")) >= 6)
+        assert {tag: board.scalars(folder.name, tag) for tag in EXPECTED} == EXPECTED
+    with TensorBoard(tmp_path / "runs" / "sweep", load_fast=load_fast) as board:  # and one that is opened later
+        board.wait_for_ends(1)
+        assert {tag: board.scalars(folder.name, tag) for tag in EXPECTED} == EXPECTED
+        assert board.sessions()[folder.name]["status"] == "STATUS_SUCCESS"
+
+
+def test_a_run_that_goes_on_keeps_its_images_graph_and_histograms_once(tmp_path: Path, images: Subset) -> None:
+    network = TinyCNN()
+    loader = DataLoader(images, batch_size=50)
+    for _ in range(2):
+        m = new_manager(tmp_path)
+        m.begin_run(RUN, network, loader)
+        m.load_checkpoint()
+        m.begin_epoch()
+        train_epoch(m, network, loader, torch.optim.SGD(network.parameters(), lr=0.01))
+        m.end_epoch(checkpoint=network.state_dict())
+        m.close()
+    (folder,) = run_folders(tmp_path)
+    values = read_values(folder)
+    assert len(values["images"]) == 1
+    assert sum(event.HasField("graph_def") for event in read_events(folder)) == 1
+    assert [step for step, _ in values["out.weight"]] == [1, 2]
+
+
+def test_an_attempt_that_recorded_nothing_leaves_the_events_of_the_one_before(tmp_path: Path) -> None:
+    m = new_manager(tmp_path)
+    m.begin_run(RUN)
+    one_epoch(m, 1.0)
+    m.close()
+    m = new_manager(tmp_path)
+    m.begin_run(RUN)
+    m.abandon(ValueError("no data"))
+    (folder,) = run_folders(tmp_path)
+    assert shown(folder)["Loss"] == [(1, 1.0)]
+    assert len(list(folder.glob("*.end"))) == 1
+
+
+def test_an_attempt_that_starts_from_nothing_shows_nothing_of_the_one_before(tmp_path: Path, images: Subset) -> None:
+    network = TinyCNN()
+    for value in (1.0, 2.0):
+        m = new_manager(tmp_path)
+        m.begin_run(RUN, network, DataLoader(images, batch_size=50))
+        one_epoch(m, value)
+        m.close()
+    (folder,) = run_folders(tmp_path)
+    assert shown(folder)["Loss"] == [(1, 2.0)]
+    assert len(read_values(folder)["images"]) == 1
+    assert [path for path in folder.iterdir() if path.name.startswith("earlier-attempt")]
+
+
+def test_a_run_that_diverged_ended_well(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams import metadata
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    m = new_manager(tmp_path)
+    m.begin_run(RUN)
+    m.begin_epoch()
+    m.track_loss(float("nan"), [0])
+    m.end_epoch()
+    m.end_run()
+    ((_, value),) = read_values(run_folders(tmp_path)[0])[metadata.SESSION_END_INFO_TAG]
+    about = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+    assert about.session_end_info.status == 1  # STATUS_SUCCESS

@@ -1,5 +1,6 @@
 """The Trainer trains as a plain PyTorch loop would, bit for bit, and finds what is wrong before it trains."""
 
+import os
 import random
 from functools import partial
 
@@ -237,6 +238,115 @@ def test_a_loss_may_be_a_module_its_class_or_a_function_of_the_run(loss, tmp_pat
     assert rows_of(trainer(loss=loss), run_of(), tmp_path / "a") == rows_of(trainer(), run_of(), tmp_path / "b")
 
 
+def test_a_loss_that_changes_begins_anew_with_each_run(tmp_path):
+    class Rising(nn.CrossEntropyLoss):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("num_calls", torch.zeros(()))
+
+        def forward(self, preds, targets):
+            self.num_calls += 1
+            return super().forward(preds, targets) * self.num_calls
+
+    training = trainer(loss=Rising())
+    assert rows_of(training, run_of(), tmp_path / "a") == rows_of(training, run_of(), tmp_path / "b")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_data_set_with_generators_of_its_own_is_the_same_for_each_run_of_a_trainer(num_workers, tmp_path):
+    class Noisy(TensorDataset):
+        def __init__(self):
+            super().__init__(INPUTS, TARGETS)
+            self.noise = [np.random.default_rng(1), torch.Generator().manual_seed(2)]
+
+        def __getitem__(self, index):
+            inputs, target = super().__getitem__(index)
+            return inputs + self.noise[0].random() + torch.rand(4, generator=self.noise[1]), target
+
+    def rows(data, folder, runs):
+        training = trainer(data=data, batch_size=None, num_workers=num_workers, epochs=2)
+        return {run: rows_of(training, run, tmp_path / folder / str(index)) for index, run in enumerate(runs)}
+
+    first, second = run_of(batch_size=10), run_of(batch_size=20)
+    alone = rows(Noisy(), "alone", [second])
+    whole = Noisy()
+    for name, data in {"value": whole, "function": lambda: Noisy(), "of the run": lambda run: whole}.items():
+        after = rows(data, name, [first, second, first])
+        assert after[second] == alone[second]
+
+
+def test_a_data_function_is_called_once_for_all_runs_in_which_it_reads_the_same(tmp_path):
+    calls = []
+
+    def data(run):
+        calls.append(run.size)
+        return INPUTS[: run.size], TARGETS[: run.size]
+
+    training = trainer(data=data, batch_size=None, epochs=1)
+    runs = RunBuilder.get_runs({"lr": [0.1], "size": [40, 61], "batch_size": [10, 20]})
+    assert training.faults(runs, SWEEP_SEED, tmp_path) == []
+    for run in runs:
+        rows_of(training, run, tmp_path)
+    assert calls == [40, 61]
+
+
+def test_a_schedule_steps_after_each_epoch(tmp_path):
+    rates = []
+
+    class Telling(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    training = trainer(
+        optimizer=lambda run, network: Telling(network.parameters(), lr=run.lr),
+        scheduler=lambda run, optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, run.gamma),
+        batch_size=25,
+    )
+    rows_of(training, run_of(gamma=0.5), tmp_path)
+    assert rates == [0.1, 0.1, 0.05, 0.05, 0.025, 0.025]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_processes_that_load_change_no_number_of_data_that_draws_nothing(num_workers, tmp_path):
+    once = rows_of(trainer(), run_of(), tmp_path / "a")
+    assert rows_of(trainer(num_workers=num_workers), run_of(), tmp_path / "b") == once
+    seed = run_seed(SWEEP_SEED, run_of()._asdict())
+    in_the_grid = rows_of(trainer(), run_of(num_workers=num_workers), tmp_path / "c", seed=seed)
+    assert in_the_grid == [{**row, "num_workers": num_workers} for row in once]
+
+
+def test_the_check_starts_no_process(tmp_path):
+    class Telling(Dataset):
+        processes = set()  # noqa: RUF012
+
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, index):
+            self.processes.add(os.getpid())
+            return INPUTS[index], TARGETS[index]
+
+    training = trainer(data=Telling(), num_workers=2)
+    assert training.faults([run_of()], 0, tmp_path) == []
+    training.exercise(run_of(), 0, tmp_path)
+    assert Telling.processes == {os.getpid()}
+
+
+def test_what_a_checkpoint_could_not_hold_is_found_before_training_unless_none_is_saved(tmp_path):
+    class Odd(nn.Linear):
+        def get_extra_state(self):
+            return print
+
+        def set_extra_state(self, state):
+            pass
+
+    training = trainer(network=lambda: Odd(4, 2))
+    (fault,) = training.faults([run_of()], 0, tmp_path)
+    assert "network._extra_state is <built-in function print>" in fault
+    assert training.faults([run_of()], 0, tmp_path, checkpoints=False) == []
+
+
 def test_targets_that_are_no_classes_have_a_loss_and_no_accuracy(tmp_path):
     training = trainer(data=(INPUTS, INPUTS.sum(1, keepdim=True)), network=lambda: nn.Linear(4, 1), loss=F.mse_loss)
     rows = rows_of(training, run_of(), tmp_path)
@@ -259,6 +369,19 @@ def test_targets_that_are_no_classes_have_a_loss_and_no_accuracy(tmp_path):
         ({"optimizer": torch.optim.Adam}, "write optimizer=lambda run, network: torch.optim.Adam("),
         ({"optimizer": lambda run, network: None}, "not a torch.optim.Optimizer"),
         ({"optimizer": lambda run, network: run.momentum}, "the grid has lr; add momentum=[0.9]"),
+        ({"scheduler": torch.optim.lr_scheduler.StepLR}, "write scheduler=lambda run, optimizer: torch.optim.lr_sche"),
+        ({"scheduler": lambda run, optimizer: None}, "not one of torch.optim.lr_scheduler"),
+        ({"scheduler": lambda run, optimizer: run.gamma}, "the scheduler reads run.gamma, but the grid has lr"),
+        (
+            {"scheduler": lambda run, optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)},
+            "a ReduceLROnPlateau, which wants a metric at each step",
+        ),
+        (
+            {"scheduler": lambda run, optimizer: torch.optim.lr_scheduler.StepLR(sgd(run, small_network()), 1)},
+            "a schedule of another optimizer",
+        ),
+        ({"num_workers": -1}, "num_workers=-1 is not a whole number of 0 or more"),
+        ({"num_workers": 1.0}, "num_workers=1.0 is not a whole number of 0 or more"),
         ({"loss": "cross_entropy"}, "write loss=F.cross_entropy"),
         ({"loss": partial(F.cross_entropy, reduction="none")}, "the loss has shape [2]; return its mean"),
         ({"data": "fashion_mnst"}, "did you mean 'fashion_mnist'?"),

@@ -1,0 +1,68 @@
+"""Training in this process, one run after another: for debuggers, notebooks and functions that take no time."""
+
+import time
+from typing import Any
+
+from runmanager.launching.description import describe
+from runmanager.launching.git import GitQuery
+from runmanager.launching.options import Limits
+from runmanager.launching.outcomes import Outcomes
+from runmanager.launching.signals import StopRequest
+from runmanager.launching.sweep import Sweep
+from runmanager.launching.sweep_training import SweepTraining, surroundings_of
+from runmanager.launching.train_options import TrainOptions
+from runmanager.launching.work import Work
+from runmanager.tracking.errors import RunInUseError, StorageError
+from runmanager.tracking.writers import Writer
+
+
+class Here:
+    """The way that trains in this process."""
+
+    threads = ""
+
+    def __init__(self, sweep: Sweep, options: TrainOptions) -> None:
+        self._sweep, self._options = sweep, options
+        self.description = describe(sweep)
+        self.git = GitQuery(self.description.project)
+
+    def check(self, index: int) -> dict[str, Any]:
+        """See `Way`."""
+        return surroundings_of(self._sweep, self.description.project, index, self._options)
+
+    def train(
+        self, work: Work, writers: list[Writer], outcomes: Outcomes, limits: Limits
+    ) -> tuple[StopRequest, set[str]]:
+        """See `Way`."""
+        stop = StopRequest(interrupt_after=limits.grace)
+        reason = lambda: f"stopped by {stop.reason}" if stop.is_asked else None  # noqa: E731
+        training = SweepTraining(
+            self._sweep, self.description.project, self._options, writers=[*writers, outcomes], stop_reason=reason
+        )
+        try:
+            with stop:
+                while not stop.is_asked and (work.due or work.elsewhere):
+                    self._train_next(training, work, outcomes)
+                    if outcomes.fault:
+                        stop.ask(outcomes.fault)
+        except KeyboardInterrupt:
+            stop.ask("KeyboardInterrupt")  # where no handler could be set
+        finally:
+            training.manager.close()
+        return stop, training.reads
+
+    def _train_next(self, training: SweepTraining, work: Work, outcomes: Outcomes) -> None:
+        work.look()
+        if not work.due:
+            time.sleep(0.1)
+            return
+        one = work.due.popleft()
+        try:
+            training.train(one.run, one.number, one.attempts)
+        except RunInUseError:
+            work.taken(one)
+        except StorageError as error:
+            outcomes.lose(one.number, str(error))
+        end = outcomes.take(one.number)
+        if end is not None and outcomes.tries_again(one.number, end):
+            work.again(one)

@@ -1,0 +1,95 @@
+"""Training in worker processes, for all the cores and GPUs of this machine."""
+
+import os
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from runmanager.launching.description import Changes, Description
+from runmanager.launching.driver import Driver
+from runmanager.launching.early import pool_for
+from runmanager.launching.git import GitQuery
+from runmanager.launching.load_sweep import project_of
+from runmanager.launching.options import Limits
+from runmanager.launching.outcomes import Outcomes
+from runmanager.launching.pool import CallFailed, WorkerDied
+from runmanager.launching.signals import StopRequest
+from runmanager.launching.slots import make_slots
+from runmanager.launching.sweep import SweepError
+from runmanager.launching.train_options import TrainOptions
+from runmanager.launching.work import Work
+from runmanager.tracking.plan import versions
+from runmanager.tracking.writers import Writer, Writers
+
+
+class Processes:
+    """The way that trains in workers. This process imports neither torch nor the sweep file; a worker does."""
+
+    def __init__(self, file: Path, changes: Changes, workers: int | None, options: TrainOptions) -> None:
+        """Starts the first worker, which describes the sweep.
+
+        Raises:
+            SweepError: the sweep file cannot be used.
+        """
+        self._slots = make_slots(workers, sys.maxsize)
+        self.threads = self._slots[0].environment.get("OMP_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS", "")
+        self._pool = pool_for(self._slots[0])
+        self._name = file.stem
+        self._call = (str(file), changes.to_json(), options._asdict())
+        try:
+            answer = self._submit("describe_sweep", *self._call[:2])
+            self.git = GitQuery(project_of(file))  # while the worker starts, there is time
+            versions()
+            self.description = Description.from_json(self._result(answer))
+        except BaseException:
+            self._pool.terminate()
+            raise
+
+    def _submit(self, function: str, *args: Any) -> "Future[dict[str, Any]]":
+        return self._pool.submit(f"runmanager.launching.remote:{function}", *args)
+
+    def _result(self, future: "Future[dict[str, Any]]") -> dict[str, Any]:
+        """What a worker has answered, while no run is under way.
+
+        Raises:
+            SweepError: what is wrong with the sweep, or how its worker ended.
+        """
+        try:
+            answer = future.result()
+        except WorkerDied as died:
+            raise SweepError(
+                self._name, [f"reading the sweep ended its process: {died}\n{died.output}".strip()]
+            ) from None
+        except CallFailed as error:
+            raise SweepError(self._name, [f"the sweep cannot be read: {error}\n{error.traceback}"]) from None
+        if "faults" in answer:
+            raise SweepError(self._name, answer["faults"])
+        return answer
+
+    def check(self, index: int) -> dict[str, Any]:
+        """See `Way`."""
+        if not self.description.has_trainer:
+            return {}
+        return self._result(self._submit("check_sweep", *self._call, index))
+
+    def train(
+        self, work: Work, writers: list[Writer], outcomes: Outcomes, limits: Limits
+    ) -> tuple[StopRequest, set[str]]:
+        """See `Way`."""
+        slots = self._slots[: max(1, len(work.due))]
+        self._pool.add_slots(slots[1:])
+        told = Writers([*writers, outcomes])
+        modes = {self.description.objective or "": self.description.mode or ""}
+        with StopRequest() as stop:
+            driver = Driver(self._pool, len(slots), self._call, modes, told, outcomes, limits, stop)
+            driver.train(work)
+        told.close()
+        return stop, driver.reads
+
+    def close(self, *, at_once: bool) -> None:
+        """Ends the workers."""
+        if at_once:
+            self._pool.terminate()
+        else:
+            self._pool.shutdown()

@@ -1,0 +1,147 @@
+"""How many workers a machine has room for, and what each may use."""
+
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_WORKERS = 1024
+"""The most that can be asked for."""
+
+_WORKER_BYTES = 1 << 30  # that a worker with torch and a small network is reckoned to need
+_GPU = re.compile(r"\d+|(GPU|MIG)-.+")
+
+
+class WorkersError(ValueError):
+    """The number of workers is none."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for one worker; `environment` is what the worker's gets on top of the driver's."""
+
+    index: int
+    environment: dict[str, str]
+
+    def whole_environment(self) -> dict[str, str]:
+        """With the driver's. A package that was not installed is found where it stands."""
+        environment = {**os.environ, **self.environment}
+        source = Path(__file__).parents[2]
+        if source.name not in ("site-packages", "dist-packages"):
+            paths = environment.get("PYTHONPATH")
+            environment["PYTHONPATH"] = f"{source}{os.pathsep}{paths}" if paths else str(source)
+        return environment
+
+
+def parse_workers(text: str | int) -> int | None:
+    """The number of workers that was asked for; None for 'auto'.
+
+    Raises:
+        WorkersError: it is neither a number that can be had nor 'auto'.
+    """
+    if text == "auto":
+        return None
+    number = str(text)
+    if not (number.isascii() and number.isdigit() and int(number[:9]) <= MAX_WORKERS):
+        raise WorkersError(
+            f"workers={text!r:.80} is no number of workers; give auto, 0 to train in this process, or up to {MAX_WORKERS}"
+        )
+    return int(number)
+
+
+def make_slots(
+    workers: int | None,
+    num_due: int,
+    *,
+    environ: Mapping[str, str] | None = None,
+    folder: Path = Path("/"),
+    cores: int | None = None,
+) -> list[Slot]:
+    """The slots for so many runs that are due, at least one.
+
+    The CPU threads of a worker depend on the machine and on what was asked for alone, not on how many runs are left or how
+    much memory is free just now: a run that is resumed gets as many as it had, and so the same bits.
+
+    Args:
+        workers: how many were asked for; None for one per GPU, or else one per core as far as the memory goes; 0 for none.
+        num_due: the number of runs.
+        environ: the user's environment.
+        folder: where the system's own files are.
+        cores: how many may be used, if not as many as the system says.
+    """
+    environ = os.environ if environ is None else environ
+    cores = cores or _num_cores(folder)
+    gpus = _gpus(environ, folder)
+    if workers == 0:
+        return []
+    memory, free_memory = _memory(folder)
+    most = workers or len(gpus) or _at_most(cores, memory)
+    number = most if workers or gpus else _at_most(most, free_memory)
+    shared = _unless_set(environ, PYTHONHASHSEED="0", OMP_NUM_THREADS=str(max(1, cores // most)))
+    return [Slot(index, {**shared, **_own_gpu(gpus, index)}) for index in range(min(number, max(1, num_due)))]
+
+
+def _at_most(number: int, memory: float) -> int:
+    return int(max(1, min(number, memory // _WORKER_BYTES)))
+
+
+def _unless_set(environ: Mapping[str, str], **values: str) -> dict[str, str]:
+    return {name: value for name, value in values.items() if not environ.get(name)}
+
+
+def _own_gpu(gpus: list[str], index: int) -> dict[str, str]:
+    return {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {}
+
+
+def _gpus(environ: Mapping[str, str], folder: Path) -> list[str]:
+    """The GPUs that may be used, by number or name. As CUDA has it, the first that is neither ends the list."""
+    given = environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        try:
+            return [str(index) for index in range(len(os.listdir(folder / "proc/driver/nvidia/gpus")))]
+        except OSError:
+            return []
+    gpus: list[str] = []
+    for name in map(str.strip, given.split(",")):
+        if not _GPU.fullmatch(name):
+            break
+        gpus.append(name)
+    return gpus
+
+
+def _num_cores(folder: Path) -> int:
+    """Those that this process may run on, or as many as its container has the time of."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for text in _limits(folder, "cpu.max"):
+        quota, period = text.split()
+        if quota != "max":
+            cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(1, cores)
+
+
+def _memory(folder: Path) -> tuple[float, float]:
+    """The bytes that this process may have at all, and those that are free; infinite where the system does not say."""
+    try:
+        lines = (folder / "proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf, math.inf
+    kilobytes = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    total, free = (1024 * kilobytes.get(name, math.inf) for name in ("MemTotal", "MemAvailable"))
+    limits = [int(text) for text in _limits(folder, "memory.max") if text != "max"]
+    return min([total, *limits]), min([free, *limits])
+
+
+def _limits(folder: Path, name: str) -> Iterator[str]:
+    """What a file says of each control group that this process is in, its own and those above."""
+    try:
+        lines = (folder / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    own = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
+    top = folder / "sys/fs/cgroup"
+    for path in own:
+        for group in [top / path, *(top / path).parents]:
+            if group.is_relative_to(top) and (group / name).is_file():
+                yield (group / name).read_text().strip()
