@@ -70,6 +70,10 @@ def test_an_optional_library_enters_by_one_file(library: str) -> None:
         "runmanager.tracking.manager",
         "runmanager.tracking.results",
         "runmanager.launching.launch",
+        "runmanager.launching.here",
+        "runmanager.launching.processes",
+        "runmanager.launching.remote",
+        "runmanager.launching.worker",
         "runmanager.reporting.tables",
     ],
 )

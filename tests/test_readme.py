@@ -48,12 +48,9 @@ def test_the_picture_and_the_links_are_there() -> None:
 
 
 def test_every_command_and_option_is_in_the_readme() -> None:
-    from typer.main import get_command
-
     from runmanager.cli import app
 
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    for name, command in commands.items():
+    for name, command in app.commands.items():
         assert f"runmanager {name}" in README
         for option in (option for param in command.params for option in (*param.opts, *param.secondary_opts)):
             if option.startswith("--") and option not in ("--help", "--tensorboard"):

@@ -6,7 +6,7 @@ import platform
 import re
 import symtable
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,6 @@ def code_of(file: Path | None, project: Path) -> dict[str, str]:
             said = text  # no Python, none that this version reads, or an expression of a thousand terms
         found[name] = hashlib.sha256(said).hexdigest()
     return dict(sorted(found.items()))
-
-
-def code_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What differs, file by file: `networks/fashion_cnn.py has changed`."""
-    return [
-        f"{name} is new" if name not in before else f"{name} is gone" if name not in now else f"{name} has changed"
-        for name in sorted({**before, **now})
-        if before.get(name) != now.get(name)
-    ]
 
 
 def _said(node: Any) -> Any:

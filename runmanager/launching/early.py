@@ -1,46 +1,94 @@
-"""The first worker of a launch by command, started before the command line is read: most of what it imports is always the same."""
+"""The first worker of a launch by command, started before anything else is imported.
 
-import atexit
+While the command line is read, it imports what every worker needs. So this module imports next to nothing.
+"""
+
+import fcntl
+import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from runmanager.launching.pool import WorkerPool
-from runmanager.launching.slots import Slot, WorkersError, make_slots, parse_workers
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-_pools: list[WorkerPool] = []
+HELD_SIGNALS = (10, 15) if sys.platform == "linux" else ()  # SIGUSR1 and SIGTERM, without the cost of their names
 
 
-def start_early(arguments: Sequence[str]) -> None:
+class EarlyWorker:
+    """A worker process without a pool yet."""
+
+    def __init__(self) -> None:
+        """Starts the process.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        self.output = os.memfd_create("worker output")
+        fcntl.fcntl(self.output, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)
+        command, self.command = os.pipe()
+        self.report, report = os.pipe()
+        arguments = [
+            sys.executable,
+            "-P",
+            "-m",
+            "runmanager.launching.worker",
+            str(command),
+            str(report),
+            str(os.getpid()),
+        ]
+        for end in (command, report):
+            os.set_inheritable(end, True)
+        try:
+            self.pid = os.posix_spawn(
+                sys.executable,
+                arguments,
+                {"PYTHONHASHSEED": "0", **os.environ},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, self.output, 1),
+                    (os.POSIX_SPAWN_DUP2, self.output, 2),
+                ],
+                setpgroup=0,
+                setsigmask=HELD_SIGNALS,
+            )
+        finally:
+            os.close(command)
+            os.close(report)
+        os.write(self.command, b'{"import": "runmanager.launching.remote"}\n')
+
+    def wait(self) -> int:
+        """Its exit status once it has ended, or its signal's number below zero."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def kill(self) -> None:
+        """Ends it and its children."""
+        os.killpg(self.pid, 9)
+        self.wait()
+
+
+_workers: list[EarlyWorker] = []
+
+
+def start_early(arguments: "Sequence[str]") -> None:
     """Starts the first worker, where the arguments of `launch` are to have any as far as a glance tells."""
-    text = _value_of("--workers", arguments, "auto")
-    try:
-        slots = make_slots(parse_workers(text), sys.maxsize)
-    except WorkersError:  # which is said when the command line is read
+    text = " ".join(arguments)
+    without = {"--help", "-h"} & {*arguments} or any(one in text for one in ("--workers 0", "--workers=0"))
+    if sys.platform != "linux" or without or not arguments:
         return
-    if slots and not {"-h", "--help"} & set(arguments):
-        pool = pool_for(slots[0])
-        pool.submit("runmanager.launching.remote:get_ready")
-        _pools.append(pool)
-        atexit.register(_end_unused)
+    try:
+        _workers.append(EarlyWorker())
+    except OSError:  # the pool starts one, or tells why it cannot
+        return
+    import atexit
+
+    atexit.register(_end_unused)
 
 
-def _value_of(option: str, arguments: Sequence[str], default: str) -> str:
-    for place, argument in enumerate(arguments):
-        if argument == option:
-            return arguments[place + 1] if place + 1 < len(arguments) else default
-        if argument.startswith(f"{option}="):
-            return argument.partition("=")[2]
-    return default
-
-
-def pool_for(slot: Slot) -> WorkerPool:
-    """A pool whose first worker has this slot: the one that was started early, if its slot is the same."""
-    if _pools and _pools[0].first_slot == slot:
-        return _pools.pop()
-    return WorkerPool([slot], Path.cwd())
+def take_early() -> EarlyWorker | None:
+    """The worker that was started early, if there is one and nobody has taken it."""
+    return _workers.pop() if _workers else None
 
 
 def _end_unused() -> None:
-    while _pools:
-        _pools.pop().terminate()
+    while _workers:
+        _workers.pop().kill()

@@ -180,6 +180,7 @@ class _Launch:
         self._is_fresh, self._is_quiet = fresh, quiet
         self._sweep = way.description
         self.sweep_dir = SweepDir(self._sweep.project, self._sweep.name)
+        self._numbering = self.sweep_dir.numbering()
         self._plan = self._schedule()
         self._surroundings = way.check(self._plan.due[0].index) if self._plan.due else {}
 
@@ -220,7 +221,7 @@ class _Launch:
         """
         said = [note] if note else []
         with self.sweep_dir.locked():
-            if not self._is_fresh:
+            if not self._is_fresh and self.sweep_dir.numbering() != self._numbering:
                 self._plan = self._schedule()  # another launch may have given numbers meanwhile
             changes = changes_since(self._sweep, self.sweep_dir, self._plan, self._surroundings)
             if not accept_changes:

@@ -75,8 +75,10 @@ class KeepBest(Writer):
 
     def end(self, member: Member, end: RunEnd) -> None:
         """A run has ended."""
-        best = member.best.get(self._objective or "")
-        if end.status in DONE and member.run_dir.checkpoints.is_dir():
+        if self._num_kept is None or self._objective is None or end.status not in DONE:
+            return
+        best = member.best.get(self._objective)
+        if member.run_dir.checkpoints.is_dir():
             self.add(member.run_dir, best.value if best and end.status == COMPLETED else None)
 
     def add(self, run_dir: RunDir, score: float | None) -> None:

@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError, Executor, Future
 from pathlib import Path
 from typing import Any
 
+from runmanager.launching.early import EarlyWorker
 from runmanager.launching.guard import Guard
 from runmanager.launching.slots import Slot
 from runmanager.launching.worker import HELD_SIGNALS, read_lines, write_all
@@ -57,18 +58,19 @@ class WorkerPool(Executor):
     group; when it ends, what is left of the group is killed. When this process ends in whatever way, so do they all.
     """
 
-    def __init__(self, slots: Sequence[Slot], folder: Path) -> None:
+    def __init__(self, slots: Sequence[Slot], folder: Path, early: EarlyWorker | None = None) -> None:
         """Starts nothing yet.
 
         Args:
             slots: how many workers there may be, and what each may use.
             folder: the workers' current folder.
+            early: a process that was started already, in that folder; it becomes the first slot's worker.
         """
+        self._early = early
         self._folder = folder
         self._lock = threading.RLock()  # for all below; the handler of a signal may come back to a thread that has it
         self._changed = threading.Condition(self._lock)
         self._free = list(slots)
-        self.first_slot = slots[0] if slots else None
         self._queue: deque[_Call] = deque()
         self._workers: list[_Worker] = []
         self._num_returning = 0  # workers that have answered and are about to be idle
@@ -229,7 +231,8 @@ class WorkerPool(Executor):
         return self._start_worker() if self._free and len(self._queue) > self._num_returning else None
 
     def _start_worker(self) -> "_Worker":
-        worker = _Worker(self._free[0], self._folder, self._answered, self._ended)
+        early, self._early = self._early, None
+        worker = _Worker(self._free[0], self._folder, self._answered, self._ended, early)
         del self._free[0]
         self._workers.append(worker)
         self._guard.add(worker.pid)
@@ -296,13 +299,14 @@ class _Worker:
         folder: Path,
         answered: "Callable[[_Worker, dict[str, Any]], None]",
         ended: "Callable[[_Worker], None]",
+        early: EarlyWorker | None = None,
     ) -> None:
         """Returns when the process is started.
 
         Raises:
             OSError: it cannot be started.
         """
-        self.slot, self._folder = slot, folder
+        self.slot, self._folder, self._early = slot, folder, early
         self._tell_answer, self._tell_end = answered, ended
         self.call: _Call | None = None
         self.is_idle = True
@@ -328,6 +332,16 @@ class _Worker:
             self._tell_end(self)
 
     def _start(self) -> None:
+        if self._early is None:
+            self._start_process()
+            return
+        self._process: subprocess.Popen[bytes] | EarlyWorker = self._early
+        self.pid = self._early.pid
+        self._output, self._command, self._report = self._early.output, self._early.command, self._early.report
+        environment = self.slot.whole_environment()
+        write_all(self._command, json.dumps({"environment": environment}).encode() + b"\n")
+
+    def _start_process(self) -> None:
         self._output = _output_file()
         command, self._command = os.pipe()
         self._report, report = os.pipe()

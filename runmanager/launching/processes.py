@@ -8,12 +8,12 @@ from typing import Any
 
 from runmanager.launching.description import Changes, Description
 from runmanager.launching.driver import Driver
-from runmanager.launching.early import pool_for
+from runmanager.launching.early import take_early
 from runmanager.launching.git import GitQuery
 from runmanager.launching.load_sweep import project_of
 from runmanager.launching.options import Limits
 from runmanager.launching.outcomes import Outcomes
-from runmanager.launching.pool import CallFailed, WorkerDied
+from runmanager.launching.pool import CallFailed, WorkerDied, WorkerPool
 from runmanager.launching.signals import StopRequest
 from runmanager.launching.slots import make_slots
 from runmanager.launching.sweep import SweepError
@@ -34,7 +34,7 @@ class Processes:
         """
         self._slots = make_slots(workers, sys.maxsize)
         self.threads = self._slots[0].environment.get("OMP_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS", "")
-        self._pool = pool_for(self._slots[0])
+        self._pool = WorkerPool(self._slots[:1], Path.cwd(), take_early())
         self._name = file.stem
         self._call = (str(file), changes.to_json(), options._asdict())
         try:

@@ -1,9 +1,9 @@
 """What sweep.json keeps of a sweep, so that a later launch knows what is already there and what it was trained with."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from runmanager.launching.code import code_changes
 from runmanager.launching.description import Description
 from runmanager.launching.schedule import Schedule
 from runmanager.launching.sweep import SweepError
@@ -57,6 +57,15 @@ def changes_since(sweep: Description, sweep_dir: SweepDir, plan: Schedule, surro
         *(code_changes(before["code"], sweep.code) if before.get("code") else []),
         *_data_changes(before.get("data"), surroundings.get("data")),
         *_version_changes(before.get("versions", {}), versions()),
+    ]
+
+
+def code_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What differs, file by file: `networks/fashion_cnn.py has changed`."""
+    return [
+        f"{name} is new" if name not in before else f"{name} is gone" if name not in now else f"{name} has changed"
+        for name in sorted({**before, **now})
+        if before.get(name) != now.get(name)
     ]
 
 

@@ -16,10 +16,6 @@ from runmanager.tracking.log_file import LogWriter
 Json = dict[str, Any]
 
 
-def get_ready() -> None:
-    """Nothing; this module is imported for it, which takes most of a worker's start."""
-
-
 def describe_sweep(file: str, changes: Json) -> Json:
     """The description of a sweep file's sweep, or what is wrong with it."""
     try:

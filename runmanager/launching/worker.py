@@ -61,12 +61,22 @@ def main() -> None:
     _set_signals()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what it printed is there if it crashes
     for line in read_lines(command):
+        if not line.startswith(b'{"call"'):
+            _prepare(json.loads(line))
+            continue
         answer = _answer(line)
         _stop_asked = False  # before the driver has the answer; it may ask the next call as soon as it has made it
         try:
             write_all(report, answer)
         except BrokenPipeError:
             return
+
+
+def _prepare(message: dict[str, Any]) -> None:
+    """What a worker is told that was started before the driver knew what for; there is no answer."""
+    os.environ.update(message.get("environment", {}))
+    if "import" in message:
+        __import__(message["import"])
 
 
 def _die_with(parent: int) -> None:

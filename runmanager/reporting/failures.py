@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def places(traceback: str | None) -> list[Place]:
     """The places that a traceback came through, the last one last."""
     lines = (traceback or "").splitlines()
     found = []
-    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+    for line, after in pairwise([*lines, ""]):
         match = _FRAME.match(line)
         if match:
             source = "" if _FRAME.match(after) or not after.startswith((" ", "|")) else after.strip(" |")

@@ -12,7 +12,7 @@ from runmanager.reporting.machine import SCRATCH
 from runmanager.tracking.owner import is_alive
 from runmanager.tracking.run_dir import RunDir, SweepDir
 
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(?:\d+\.)?tmp|\.locks\.(?P<locker>\d+)")
+_TEMPORARY = re.compile(r"\.(?P<name>.+?)\.(?P<pid>\d+)\.(?:\d+\.)?tmp|\.locks\.(?P<locker>\d+)")
 _OLD_SECONDS = 60.0  # what was written to more lately may be another machine's, whose processes nobody here can see
 
 

@@ -32,7 +32,7 @@ class TorchProbe:
 
     def __init__(self, seconds: float = _SECONDS) -> None:
         """Starts it."""
-        self._by = time.monotonic() + seconds
+        self._seconds, self._by = seconds, time.monotonic() + seconds
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(_PROBE)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -56,7 +56,7 @@ class TorchProbe:
         except subprocess.TimeoutExpired as late:
             self._process.kill()
             self._process.communicate()
-            return _text(late.stdout), f"took longer than {_SECONDS:.0f} s"
+            return _text(late.stdout), f"took longer than {self._seconds:.0f} s"
         status = self._process.returncode
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         return out, f"ended its process by {how}: {_last_line(err)}"
@@ -96,21 +96,20 @@ def _devices(devices: dict[str, Any], found: dict[str, Any]) -> Iterator[Finding
     if "error" in devices:
         yield Finding(FAIL, "devices", devices["error"], "mend the driver, or hide the GPUs: CUDA_VISIBLE_DEVICES=")
         return
-    for one in devices["devices"]:
-        room = f", {size_text(one['free'])} of {size_text(one['total'])} free" if "free" in one else ""
-        if one["error"]:
-            text, step = (
-                f"{one['name']}: {one['error']}",
-                "leave it out with CUDA_VISIBLE_DEVICES, or install a torch for it",
-            )
-            yield Finding(FAIL, one["device"], text, step)
-        else:
-            yield Finding(OK, one["device"], f"{one['name']}{room}")
+    yield from map(_device, devices["devices"])
     if not devices["devices"] and Path("/proc/driver/nvidia/version").exists():
         built = f"built for CUDA {found['torch']['cuda']}" if found["torch"].get("cuda") else "built without CUDA"
         step = "see nvidia-smi, and https://pytorch.org for the torch that fits the driver"
         yield Finding(WARN, "cuda", f"there is an NVIDIA driver, but this torch, {built}, sees no GPU", step)
     yield Finding(OK, "cpu", _cpu_text(devices["threads"]))
+
+
+def _device(one: dict[str, Any]) -> Finding:
+    if one["error"]:
+        step = "leave it out with CUDA_VISIBLE_DEVICES, or install a torch that is built for it"
+        return Finding(FAIL, one["device"], f"{one['name']}: {one['error']}", step)
+    room = f", {size_text(one['free'])} of {size_text(one['total'])} free" if "free" in one else ""
+    return Finding(OK, one["device"], f"{one['name']}{room}")
 
 
 def _cpu_text(num_threads: int) -> str:
@@ -160,9 +159,17 @@ def _start_tensorboard(seconds: float) -> str | None:
         try:
             return _wait_for_address(board, said, seconds)
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(board.pid, signal.SIGKILL)  # and the server that it has started
-            board.wait()
+            _kill(board)
+
+
+def _kill(board: "subprocess.Popen[Any]") -> None:
+    """Ends it, and the server that it has started."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(board.pid, signal.SIGKILL)
+    else:
+        board.kill()
+    board.wait()
 
 
 def _wait_for_address(board: "subprocess.Popen[Any]", said: Any, seconds: float) -> str | None:

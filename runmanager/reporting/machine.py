@@ -56,17 +56,24 @@ def check_machine(root: Path) -> Iterator[Finding]:
 def check_disk(folder: Path) -> Finding:
     """Space, files that may still be made, and how long it takes until a record is on the disk."""
     free = shutil.disk_usage(folder).free
-    files = os.statvfs(folder)
+    num_files = _num_files_left(folder)
     milliseconds = _sync_milliseconds(folder)
     text = f"{size_text(free)} free, a record is on it in {milliseconds:.1f} ms"
-    if free < 2**28 or (files.f_files and files.f_favail < 1000):
-        left = text if free < 2**28 else f"{files.f_favail} more files can be made"
+    if free < 2**28 or num_files < 1000:
+        left = text if free < 2**28 else f"only {num_files} more files can be made"
         return Finding(FAIL, "disk", left, "free some space; completed runs need their checkpoints/ no more")
     if free < 2**31:
         return Finding(WARN, "disk", text, "free some space before a long sweep")
     if milliseconds > 200:
         return Finding(WARN, "disk", text, "keep the project on a nearer disk, if there is one")
     return Finding(OK, "disk", text)
+
+
+def _num_files_left(folder: Path) -> float:
+    if not hasattr(os, "statvfs"):
+        return float("inf")
+    system = os.statvfs(folder)
+    return system.f_favail if system.f_files else float("inf")  # some file systems do not count them
 
 
 def _sync_milliseconds(folder: Path) -> float:

@@ -3,11 +3,9 @@
 import csv
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,8 +115,7 @@ class _Launch:
 
     def kill(self) -> None:
         """Takes it down without a warning."""
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGKILL)
+        self._process.kill()
         self._process.wait()
         self._said.close()
 
@@ -182,21 +179,26 @@ def _outcome(killed: SweepDir, whole: SweepDir, num_kills: int, began: float) ->
         for number in numbers & set(runs)
         if runs[number].status == COMPLETED and _of_run(rows, number) == _of_run(expected, number)
     }
-    shown = sum(run.status == RUNNING for run in runs.values())
+    shown = [*(run.status for run in runs.values()), *_column(killed.runs_csv, "status")]
     return Outcome(
         num_kills,
         time.monotonic() - began,
         lost=max(NUM_RUNS, len(numbers)) - len(sound),
         duplicated=len(rows) - len({row[:2] for row in rows}),
         again=sum(_was_trained_again(run_dir) for run_dir in killed.runs()),
-        left=shown + _num_processes_left(killed),
+        left=shown.count(RUNNING) + _num_processes_left(killed),
     )
 
 
 def _rows(sweep_dir: SweepDir) -> Rows:
     """Run, epoch, metric and parameter of each row of the table; not the durations."""
-    with sweep_dir.epochs_csv.open(newline="") as file:
-        return [(row["run"], row["epoch"], row["val_loss"], row["x"]) for row in csv.DictReader(file)]
+    names = ("run", "epoch", "val_loss", "x")
+    return list(zip(*(_column(sweep_dir.epochs_csv, name) for name in names), strict=True))
+
+
+def _column(table: Path, name: str) -> list[str]:
+    with table.open(newline="") as file:
+        return [row[name] for row in csv.DictReader(file)]
 
 
 def _of_run(rows: Rows, number: str) -> set[tuple[str, ...]]:

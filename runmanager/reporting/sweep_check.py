@@ -96,8 +96,9 @@ class SweepCheck:
         return bool(self.history.runs) and not self.history.unreadable and not self.is_under_way
 
     def _tables(self) -> Iterator[Finding]:
-        for text in table_faults(self.sweep_dir, self.history) if self.may_rebuild else ():
-            yield Finding(WARN, self.about, text, REPAIR)
+        faults = table_faults(self.sweep_dir, self.history) if self.may_rebuild else []
+        if faults:
+            yield Finding(WARN, self.about, "; ".join(faults), REPAIR)
 
 
 def runs_text(numbers: dict[int, RunDir]) -> str:
@@ -123,6 +124,6 @@ def _num_lost(run_dir: RunDir) -> int:
 def _is_there(run_dir: RunDir, record: Record) -> bool:
     """Whether a saved state is as long as its record says."""
     try:
-        return (run_dir.checkpoints / record["file"]).stat().st_size == int(record["size"])
+        return bool((run_dir.checkpoints / record["file"]).stat().st_size == record["size"])
     except OSError:
         return False

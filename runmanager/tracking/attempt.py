@@ -143,14 +143,16 @@ def _begin_again(run_dir: RunDir) -> Attempt:
 
 def _has_lower_claim(run_dir: RunDir, number: int) -> bool:
     """Whether a living process has an earlier attempt."""
-    owners = [_claim_owner(claim) for attempt, claim in run_dir.claims().items() if attempt < number]
-    return any(owner and is_alive(owner, run_dir.last_sign()) for owner in owners)
+    lower = [claim for attempt, claim in run_dir.claims().items() if attempt < number]
+    return any(is_alive(_claim_owner(claim), run_dir.last_sign(claim)) for claim in lower if _claim_owner(claim))
 
 
 def _refuse_while_in_use(run_dir: RunDir) -> None:
     """Before anything is touched: on another machine's disk a lock may not tell."""
-    for owner in [*_journal_owner(run_dir), *map(_claim_owner, run_dir.claims().values())]:
-        if owner and owner != this_process() and is_alive(owner, run_dir.last_sign()):
+    owners = [(owner, run_dir.last_sign()) for owner in _journal_owner(run_dir)]
+    owners += [(_claim_owner(claim), run_dir.last_sign(claim)) for claim in run_dir.claims().values()]
+    for owner, last_sign in owners:
+        if owner and owner != this_process() and is_alive(owner, last_sign):
             raise RunInUseError(
                 None, f"it is being trained by {owner_text(owner)}; let that one end first", str(run_dir.path)
             )
@@ -175,7 +177,8 @@ def _claim_owner(claim: Path) -> dict[str, Any]:
         owner = json.loads(claim.read_bytes())
     except (OSError, ValueError):
         return {}
-    return owner if isinstance(owner, dict) else {}
+    is_whole = isinstance(owner, dict) and isinstance(owner.get("host"), str) and isinstance(owner.get("pid"), int)
+    return owner if is_whole else {}
 
 
 def _claim(run_dir: RunDir, number: int) -> Path:

@@ -44,6 +44,19 @@ def replace_text(path: Path, text: str, *, durable: bool = False) -> None:
         sync_folder(path.parent)
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """Writes a small file in one call, without the cost of a buffer.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
 def create_text(path: Path, text: str) -> None:
     """Makes a file with its content in one step: of several processes that try, one succeeds, and nobody sees it empty.
 

@@ -220,8 +220,6 @@ class ResultsWriter(Writer):
         if not self._is_behind:
             for file in self._files[:2]:
                 file.touch()  # the end record is younger than the rows
-        if not self._live:
-            self._let_go()  # until the next run begins, if one does
 
     def close(self) -> None:
         """Brings the tables up to date, and lets go of them.

@@ -15,7 +15,7 @@ import orjson
 
 from runmanager.parameters import decode, encode
 from runmanager.tracking.errors import ResultsNotFoundError, SweepNameError
-from runmanager.tracking.files import SyncedFile, replace_text
+from runmanager.tracking.files import SyncedFile, replace_text, write_new
 from runmanager.tracking.journal import (
     Journal,
     JournalContent,
@@ -101,7 +101,7 @@ class RunDir:
             StorageError: it cannot be written.
         """
         try:
-            self._run_file.write_bytes(_pretty_json(run))  # not replaced whole, since nobody depends on it
+            write_new(self._run_file, _pretty_json(run))  # not replaced whole, since nobody depends on it
         except OSError as error:
             raise storage_error(self._run_file, error) from error
 
@@ -126,9 +126,9 @@ class RunDir:
         """Touched now and then by a long run's owner, for other machines that cannot look at its process."""
         return self.path / "heartbeat"
 
-    def last_sign(self) -> float:
-        """When the run's owner last wrote here, in seconds since 1970."""
-        return max(map(_mtime_ns, (self._journal_file, self.heartbeat, *self.claims().values()))) / 1e9
+    def last_sign(self, *claims: Path) -> float:
+        """When the run's owner, or whoever made one of these claims, last wrote here, in seconds since 1970."""
+        return max(map(_mtime_ns, (self._journal_file, self.heartbeat, *claims))) / 1e9
 
     def open_journal(self, *, new: bool = False) -> Journal:
         """The writer of the run's journal; there must be only one.
@@ -336,6 +336,10 @@ class SweepDir:
         with closing(lock):
             lock.wait_for_lock()
             yield
+
+    def numbering(self) -> tuple[int, set[str]]:
+        """What changes when runs get numbers or folders."""
+        return _mtime_ns(self._plan_file), {run.path.name for run in self.runs()}
 
     def write_diff(self, text: str) -> None:
         """Keeps what the project's code was beside its last commit.

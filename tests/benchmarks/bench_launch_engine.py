@@ -1,4 +1,4 @@
-"""What a launch costs beside the training: sweeps of runs that do nothing.
+"""What a launch costs beside the training: sweeps of runs that do nothing, over 2 to 4 parameters of 10 values each.
 
 Measured: `launch()` of a sweep whose `train=` function returns a dict at once, TensorBoard off, silent, from call to return:
   - in this process, 100, 1,000 and 10,000 runs: seconds / runs, which leaves out nothing but the imports (each process has
@@ -6,7 +6,7 @@ Measured: `launch()` of a sweep whose `train=` function returns a dict at once, 
   - with two workers, and in this process, what a run more costs: (10,000 runs - 1,000 runs) / 9,000, so that neither the
     start of the workers nor anything else that a launch does once is in it
 Against: Optuna's GridSampler with a journal file and with SQLite at 100 and 1,000 runs, and Ray Tune with reused actors at
-100, each after one run that is not counted; a bare JSON line per run, written and flushed.
+100, each after a sweep of 10 runs that is not counted; a bare JSON line per run, written and flushed.
 Device: CPU and the disk of this checkout. 5 rounds (Optuna and Ray 1), interleaved, after one that is not counted; each sweep
 in a fresh process and a fresh folder. Nothing is deleted before the end. Ray is taken from this Python, or from that which
 RUNMANAGER_BENCHMARK_RAY names.
@@ -31,15 +31,21 @@ from measure import against, beyond, interleaved, machine, report
 ROUNDS, OTHERS_ROUNDS, KILLS = rounds(5), 1, rounds(5)
 SMALL, MIDDLE, LARGE = 100, 1_000, 10_000
 RAY_PYTHON = os.environ.get("RUNMANAGER_BENCHMARK_RAY", sys.executable)
-SWEEP = "from runmanager import Sweep\nsweep = Sweep(params={{'x': list(range({}))}}, train={})\n"
-NO_OP = "lambda run, m: {'y': run.x}"
-NOTED = "noted"
+SWEEP = """
+from runmanager import Sweep
+num_runs = {}
+names = [f"x{{place}}" for place in range(len(str(num_runs)) - 1)] or ["x0"]
+grid = {{name: list(range(10 if num_runs > 1 else 1)) for name in names}}
+sweep = Sweep(params=grid, train=lambda run, m: {{"y": run.x0}})
+"""
 NOTING = """
 import os
+from runmanager import Sweep
 notes = os.open("notes.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 def noted(run, m):
     os.write(notes, b"%d %d\\n" % (os.getpid(), run.x))
     return {"y": run.x}
+sweep = Sweep(params={"x": list(range(1_000))}, train=noted)
 """
 
 LAUNCH = """
@@ -67,12 +73,12 @@ def seconds(num_runs):
         storage = JournalStorage(JournalFileBackend(f"{name}.log"))
     else:
         storage = RDBStorage(f"sqlite:///{name}.db")
-    sampler = optuna.samplers.GridSampler({"x": list(range(num_runs))})
-    study = optuna.create_study(storage=storage, sampler=sampler)
-    study.optimize(lambda trial: trial.suggest_int("x", 0, num_runs))
+    grid = {f"x{place}": list(range(10)) for place in range(len(str(num_runs)) - 1)}
+    study = optuna.create_study(storage=storage, sampler=optuna.samplers.GridSampler(grid))
+    study.optimize(lambda trial: [trial.suggest_int(name, 0, 9) for name in grid][0])
     assert len(study.trials) == num_runs
     return time.perf_counter() - began
-seconds(1)
+seconds(10)
 print(seconds(int(sys.argv[2])))
 """
 RAY = """
@@ -82,16 +88,17 @@ import ray
 from ray import tune
 def seconds(num_runs):
     began = time.perf_counter()
+    names = [f"x{place}" for place in range(len(str(num_runs)) - 1)]
     results = tune.Tuner(
-        lambda config: {"y": config["x"]},
-        param_space={"x": tune.grid_search(list(range(num_runs)))},
+        lambda config: {"y": config["x0"]},
+        param_space={name: tune.grid_search(list(range(10))) for name in names},
         tune_config=tune.TuneConfig(reuse_actors=True),
         run_config=tune.RunConfig(name=f"noop_{num_runs}", storage_path=os.getcwd(), verbose=0),
     ).fit()
     assert len(results) == num_runs
     return time.perf_counter() - began
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-seconds(1)
+seconds(10)
 print(seconds(int(sys.argv[1])))
 """
 JSON_LINES = """
@@ -107,8 +114,8 @@ print(time.perf_counter() - began)
 
 def launched(folder: Path, num_runs: int, workers: int) -> float:
     """Seconds that `launch()` takes in a fresh process and project."""
-    project = Projects(folder, "noop", SWEEP.format(num_runs, NO_OP)).make()
-    (project / "sweeps" / "one.py").write_text(SWEEP.format(1, NO_OP))
+    project = Projects(folder, "noop", SWEEP.format(num_runs)).make()
+    (project / "sweeps" / "one.py").write_text(SWEEP.format(1))
     return number_from(LAUNCH, project, "one" if num_runs == 1 else "noop", workers)
 
 
@@ -144,7 +151,7 @@ def others(folder: Path) -> dict[str, list[float]]:
 
 def kill_in_the_middle(folder: Path, workers: int) -> tuple[int, int]:
     """How many runs had returned when the launch was killed, and how many of them another process cannot read."""
-    project = Projects(folder, "killed", NOTING + SWEEP.format(MIDDLE, NOTED)).make()
+    project = Projects(folder, "killed", NOTING).make()
     code = (
         f"from runmanager import launch; launch('sweeps/killed.py', workers={workers}, tensorboard=False, quiet=True)"
     )

@@ -66,7 +66,7 @@ def loss(preds, labels):
     return F.cross_entropy(preds, labels)
 
 sweep = Sweep(
-    params={{"lr": [0.01, 0.001]}},
+    params={{"lr": [0.01, 0.001], "batch_size": [100]}},
     trainer=Trainer(
         data="fashion_mnist_sample",
         network=FashionCNN,

@@ -1,33 +1,49 @@
 """Every way of training leaves the same folder: the same files, rows, statuses and numbers."""
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from runmanager import load_results
+from runmanager.tracking.counting import counted
 from runmanager.tracking.history import SweepHistory, read_sweep
 from runmanager.tracking.run_dir import find_sweep
 from tests.conformance.ways import BROKEN_LR, NAME, NUM_EPOCHS, PARAMS, WAYS
 
 pytestmark = pytest.mark.parametrize("way", WAYS)
+Train = Callable[..., Path]
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
+    """Trains in one of the ways with one thread, once for all that look at what it leaves; returns the project."""
+    projects: dict[tuple[str, bool, bool], Path] = {}
+
+    def train(way: str, *, fails: bool = False, tensorboard: bool = False) -> Path:
+        key = way, fails, tensorboard
+        if key not in projects:
+            projects[key] = tmp_path_factory.mktemp("project")
+            WAYS[way](projects[key], fails, tensorboard)
+        return projects[key]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield train
+    torch.set_num_threads(before)
 
 
-def train(way: str, project: Path, *, fails: bool = False, tensorboard: bool = False) -> SweepHistory:
-    project.mkdir(exist_ok=True)
-    WAYS[way](project, fails, tensorboard)
+def history_of(project: Path) -> SweepHistory:
     return read_sweep(find_sweep(NAME, project))
 
 
-def test_a_row_for_each_run_and_epoch_with_the_columns_in_their_order(way: str, project: Path) -> None:
-    train(way, project)
+def test_a_row_for_each_run_and_epoch_with_the_columns_in_their_order(way: str, trained: Train) -> None:
+    project = trained(way)
     table = pd.read_csv(project / "results" / f"{NAME}.csv")
     first = ["run", "epoch", "loss", "accuracy", "epoch duration", "run duration"]
     assert list(table.columns) == [*first, "val_loss", "val_accuracy", *PARAMS]
@@ -40,8 +56,8 @@ def test_a_row_for_each_run_and_epoch_with_the_columns_in_their_order(way: str, 
     assert [list(row) for row in as_json] == [list(table.columns)] * len(table)
 
 
-def test_the_same_files_in_the_same_folders(way: str, project: Path) -> None:
-    train(way, project, tensorboard=True)
+def test_the_same_files_in_the_same_folders(way: str, trained: Train) -> None:
+    project = trained(way, tensorboard=True)
     folders = sorted((project / "runs" / NAME).glob("*/"))
     assert [folder.name.split("-")[:2] for folder in folders] == [
         ["0001", "lr=0.1,batch_size=8"],
@@ -50,34 +66,37 @@ def test_the_same_files_in_the_same_folders(way: str, project: Path) -> None:
         ["0004", "lr=0.01,batch_size=32"],
     ]
     for folder in folders:
-        kinds = sorted(file.name.split(".out.")[0] for file in folder.iterdir())
-        assert kinds == ["events", "events", "journal.jsonl", "run.json"]
+        kinds = {file.name.split(".out.")[0] for file in folder.iterdir()}
+        assert kinds == {"checkpoints", "events", "journal.jsonl", "run.json"}
+        saved = sorted(file.name for file in (folder / "checkpoints").iterdir())
+        assert saved == ["epoch-0002.pt"]
     assert sorted(path.name for path in (project / "results").iterdir()) == [
         f"{NAME}.{end}" for end in ("csv", "json", "runs.csv")
     ]
 
 
-def test_the_journal_tells_the_run_from_begin_to_end(way: str, project: Path) -> None:
-    train(way, project)
-    for run_dir in find_sweep(NAME, project).runs():
+def test_the_journal_tells_the_run_from_begin_to_end(way: str, trained: Train) -> None:
+    for run_dir in find_sweep(NAME, trained(way)).runs():
         content = run_dir.read_journal()
-        assert [record["kind"] for record in content.records] == ["begin", *["log", "epoch"] * NUM_EPOCHS, "end"]
+        kinds = [record["kind"] for record in content.records]
+        assert kinds[0] == "begin" and kinds[-1] == "end"
+        assert kinds.count("begin") == (2 if way == "resumed" else 1)
+        assert [record["kind"] for record in counted(content.records)] == ["log", "epoch", "checkpoint"] * NUM_EPOCHS
         assert [record["seq"] for record in content.records] == list(range(1, len(content.records) + 1))
         assert content.num_bad_lines == 0
 
 
-def test_every_run_is_completed_and_has_its_best(way: str, project: Path) -> None:
-    history = train(way, project)
-    assert [run.status for run in history.runs] == ["completed"] * 4
+def test_every_run_is_completed_and_has_its_best(way: str, trained: Train) -> None:
+    project = trained(way)
+    assert [run.status for run in history_of(project).runs] == ["completed"] * 4
     runs = load_results(project / "runs" / NAME, runs=True)
     rows = load_results(project / "runs" / NAME)
     assert runs["best val_loss"].tolist() == rows.groupby("run")["val_loss"].min().tolist()
     assert runs["best val_accuracy"].tolist() == rows.groupby("run")["val_accuracy"].max().tolist()
 
 
-def test_a_run_that_raises_is_failed_with_its_rows_and_the_others_are_unharmed(way: str, project: Path) -> None:
-    history = train(way, project, fails=True)
-    for run in history.runs:
+def test_a_run_that_raises_is_failed_with_its_rows_and_the_others_are_unharmed(way: str, trained: Train) -> None:
+    for run in history_of(trained(way, fails=True)).runs:
         if run.params["lr"] == BROKEN_LR and run.params["batch_size"] == 8:
             assert run.status == "failed" and run.error == "RuntimeError: the loss broke"
             assert run.traceback is not None and "in forward" in run.traceback
@@ -86,16 +105,23 @@ def test_a_run_that_raises_is_failed_with_its_rows_and_the_others_are_unharmed(w
             assert run.status == "completed" and len(run.rows) == NUM_EPOCHS
 
 
-def test_logging_changes_no_number(way: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quiet = train(way, project)
-    monkeypatch.chdir(project)
-    logged = train(way, project / "logged", tensorboard=True)
-    assert numbers(quiet) == numbers(logged)
+def test_logging_changes_no_number(way: str, trained: Train) -> None:
+    assert numbers(trained(way, tensorboard=True)) == numbers(trained(way))
 
 
-def test_the_numbers_are_those_of_every_other_way(way: str, project: Path) -> None:
-    assert numbers(train(way, project)) == numbers(train("by hand", project / "by_hand"))
+def test_the_numbers_are_those_of_every_other_way(way: str, trained: Train) -> None:
+    found = numbers(trained(way))
+    assert found == numbers(trained("by hand"))
+    assert len({row[2] for row in found}) == len(found) == 4 * NUM_EPOCHS
 
 
-def numbers(history: SweepHistory) -> list[tuple]:
-    return [(row.run, row.epoch, row.loss, row.accuracy, row.metrics) for run in history.runs for row in run.rows]
+def test_the_tables_are_those_of_every_other_way(way: str, trained: Train) -> None:
+    tables = [load_results(trained(one) / "runs" / NAME) for one in (way, "by hand")]
+    durations = ["epoch duration", "run duration"]
+    pd.testing.assert_frame_equal(*(table.drop(columns=durations) for table in tables))
+    assert (tables[0][durations] > 0).all(axis=None)
+
+
+def numbers(project: Path) -> list[tuple]:
+    runs = history_of(project).runs
+    return [(row.run, row.epoch, row.loss, row.accuracy, row.metrics) for run in runs for row in run.rows]

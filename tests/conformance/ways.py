@@ -1,5 +1,9 @@
 """The ways a run can be trained. Each trains the same small grid on the same data and leaves one sweep in a project."""
 
+import os
+import signal
+import sys
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +21,8 @@ PARAMS = OrderedDict(lr=[0.1, 0.01], batch_size=[8, 32])
 NUM_EPOCHS = 2
 BROKEN_LR = 0.01
 """Runs with this rate raise in their second epoch, where a test asks for it."""
+KILLED = "killed-"
+"""Where a project has such a file for a run, the run has killed its process in its second epoch, and does so no more."""
 
 
 def network() -> torch.nn.Module:
@@ -47,6 +53,23 @@ class Failing(torch.nn.CrossEntropyLoss):
         return super().forward(preds, targets)
 
 
+class KillingOnce(Failing):
+    """It also kills its process in the first batch of the second epoch, unless that was done before."""
+
+    def __init__(self, fails: bool, mark: Path, num_batches: int) -> None:
+        super().__init__(fails)
+        self.mark = mark
+        self.batches_of_first_epoch = [None] * num_batches  # no number, which would be saved with the loss
+
+    def forward(self, preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and not self.mark.exists():
+            if not self.batches_of_first_epoch:
+                self.mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.batches_of_first_epoch.pop()
+        return super().forward(preds, targets)
+
+
 def by_hand(project: Path, fails: bool, tensorboard: bool) -> None:
     """The user's own loop drives."""
     data = splits()
@@ -73,7 +96,7 @@ def by_hand(project: Path, fails: bool, tensorboard: bool) -> None:
                     m.track_loss(loss)
                     m.track_num_correct(preds, targets)
                 m.log(**validate(net, data, run.batch_size))
-                m.end_epoch()
+                m.end_epoch(checkpoint={"network": net.state_dict(), "optimizer": optimizer.state_dict()})
             m.end_run()
         except RuntimeError as error:
             m.abandon(error)
@@ -91,22 +114,60 @@ def validate(net: torch.nn.Module, data: Splits, batch_size: int) -> dict[str, f
     return {"val_loss": total / num_samples, "val_accuracy": num_correct / num_samples}
 
 
+def trainers_sweep(project: Path, fails: bool, *, is_killed: bool = False) -> Sweep:
+    """The same runs for a Trainer; its project is where it is launched."""
+
+    def loss(run) -> Failing:
+        breaks = fails and run.lr == BROKEN_LR
+        mark = project / f"{KILLED}{run.lr}-{run.batch_size}"
+        return KillingOnce(breaks, mark, -(-48 // run.batch_size)) if is_killed else Failing(breaks)
+
+    trainer = Trainer(
+        network=network,
+        data=splits(),
+        optimizer=lambda run, net: torch.optim.SGD(net.parameters(), lr=run.lr),
+        loss=loss,
+        epochs=NUM_EPOCHS,
+    )
+    sweep = Sweep(PARAMS, trainer=trainer, name=NAME)
+    sweep.file = project / "sweeps" / f"{NAME}.py"
+    return sweep
+
+
 def here(project: Path, fails: bool, tensorboard: bool) -> None:
     """The Trainer drives, in this process."""
-    (project / "sweeps").mkdir(exist_ok=True)
-    sweep = Sweep(
-        PARAMS,
-        trainer=Trainer(
-            network=network,
-            data=splits(),
-            optimizer=lambda run, net: torch.optim.SGD(net.parameters(), lr=run.lr),
-            loss=lambda run: Failing(fails and run.lr == BROKEN_LR),
-            epochs=NUM_EPOCHS,
-        ),
-        name=NAME,
+    (project / "sweeps").mkdir()
+    launch(trainers_sweep(project, fails), quiet=True, tensorboard=tensorboard)
+
+
+def processes(project: Path, fails: bool, tensorboard: bool) -> None:
+    """The Trainer drives, in two worker processes."""
+    (project / "sweeps").mkdir()
+    root = str(Path(__file__).parents[2])
+    file = project / "sweeps" / f"{NAME}.py"
+    file.write_text(
+        f"import sys\nfrom pathlib import Path\n\nsys.path.append({root!r})\n"
+        "from tests.conformance.ways import trainers_sweep\n\n"
+        f"sweep = trainers_sweep(Path({str(project)!r}), {fails})\n"
     )
-    sweep.file = project / "sweeps" / "same.py"
-    launch(sweep, quiet=True, tensorboard=tensorboard)
+    launch(file, workers=2, quiet=True, tensorboard=tensorboard)
 
 
-WAYS: dict[str, Callable[[Path, bool, bool], None]] = {"by hand": by_hand, "here": here}
+def resumed(project: Path, fails: bool, tensorboard: bool) -> None:
+    """The Trainer drives, and its process is killed in the middle of every run; the last launch has nothing in its way."""
+    (project / "sweeps").mkdir()
+    for _ in range(len(PARAMS["lr"]) * len(PARAMS["batch_size"])):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                launch(trainers_sweep(project, fails, is_killed=True), quiet=True, tensorboard=tensorboard)
+            finally:
+                traceback.print_exc(file=sys.stderr)
+                os._exit(1)
+        _, status = os.waitpid(pid, 0)
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    launch(trainers_sweep(project, fails, is_killed=True), quiet=True, tensorboard=tensorboard)
+
+
+Train = Callable[[Path, bool, bool], None]
+WAYS: dict[str, Train] = {"by hand": by_hand, "here": here, "processes": processes, "resumed": resumed}

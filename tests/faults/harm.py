@@ -11,7 +11,6 @@ import os
 import resource
 import signal
 import threading
-from pathlib import Path
 from typing import Any
 
 KINDS = ("kill", "half", "once", "for ever", "short")
@@ -128,7 +127,7 @@ class Harm:
 
         class FileIO(plain):
             def __init__(self, file: Any, mode: str = "r", *args: Any, **options: Any) -> None:
-                if set(mode) & set("wx") or (set(mode) & set("a") and not isinstance(file, int)):
+                if set(mode) & set("wxa") and not isinstance(file, int):
                     harm.meets("create", file)
                 super().__init__(file, mode, *args, **options)
 
@@ -163,8 +162,3 @@ def limit_file_size(num_bytes: int) -> None:
     """No file of this process grows beyond that: what a full disk does, to the byte."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-
-
-def is_below(path: Path, root: Path) -> bool:
-    """Whether a path stands in a folder."""
-    return root in path.parents

@@ -224,7 +224,7 @@ def table_outcome(toy: Toy) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _without_durations(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(f"{name}={value}" for name, value in row.items() if "duration" not in name)
+    return tuple(sorted(f"{name}={value}" for name, value in row.items() if "duration" not in name))
 
 
 def _refuse(text: str) -> None:

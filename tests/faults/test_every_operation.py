@@ -1,4 +1,4 @@
-"""A launch killed at its Nth write, fsync, rename, mkdir or new file, for every N: the same command again ends as if nothing had been."""
+"""A launch killed at its Nth write, fsync, rename, mkdir or new file, for every N: the same command again completes the sweep."""
 
 import itertools
 import random
@@ -82,7 +82,7 @@ def strace_works(toy):
 
 def straced(toy, call, number):
     """A launch that is killed at its Nth call of the system, whoever makes it."""
-    tracer = ("strace", "-f", "-qq", "-o", "/dev/null", "--seccomp-bpf", "-e", f"trace={call}")
+    tracer = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}")
     kill = ("-e", f"inject={call}:signal=SIGKILL:when={number}")
     process = toy.process("--workers", "0", before=(*tracer, *kill))
     out, _ = process.communicate(timeout=60)
@@ -91,13 +91,12 @@ def straced(toy, call, number):
 
 def killed_by_the_system(toy, zygote, wanted, call, step):
     """Kills at every so many calls until the sweep ends unkilled; what was wrong, and how often it was killed."""
-    faults, num_kills = [], 0
-    for number in itertools.count(1, step):
+    faults = []
+    for num_kills, number in enumerate(itertools.count(1, step)):
         toy.reset()
         ended = straced(toy, call, number)
         if ended.status == 0:
             return faults, num_kills
-        num_kills += 1
         wrong = what_is_wrong(toy, wanted, lambda: zygote.launch(toy))
         faults += [f"{call} {number}: {one}" for one in wrong]
     raise AssertionError

@@ -190,9 +190,9 @@ def test_no_process_of_a_hung_run_is_left(ended):
 
 EPOCHS = """\
 print("pid", os.getpid(), flush=True)
-for epoch in range(2):
+for epoch in range(5):
     m.begin_epoch()
-    if epoch == 1:
+    if epoch == 1 and run.hang != "fine":
         Path(f"begun-{run.hang}").write_text(f"{os.getpid()} {time.monotonic()}")
         globals()[run.hang.split()[0]]()
     time.sleep(0.4)
@@ -201,27 +201,20 @@ for epoch in range(2):
 """
 
 
-def test_a_run_that_hangs_in_its_second_epoch_keeps_the_first(project):
-    names = ["busy", "holding_the_gil", "fine 1", "fine 2"]
+def test_a_run_that_hangs_in_its_second_epoch_keeps_the_first_and_one_of_many_epochs_goes_on(project):
+    names = ["busy", "holding_the_gil", "fine"]  # which takes longer than an epoch may
     project.by_function(EPOCHS, before=BEFORE, params=f"{{'hang': {names}}}")
     with Deaths(project.root) as deaths:
-        said = project.process("launch", "tiny", "--workers", "2", "--no-tensorboard", "--epoch-timeout", "1.5")
+        said = project.process("launch", "tiny", "--workers", "3", "--no-tensorboard", "--epoch-timeout", "1.5")
     assert said.status == 1
     runs = project.history().runs
-    assert [run.status for run in runs] == ["timed out", "timed out", "completed", "completed"]
-    assert [len(run.rows) for run in runs] == [1, 1, 2, 2]
+    assert [run.status for run in runs] == ["timed out", "timed out", "completed"]
+    assert [len(run.rows) for run in runs] == [1, 1, 5]
     for run in runs[:2]:
         assert "epoch 2 took longer than 1.5" in run.error and "--epoch-timeout" in run.error
         assert f"in {run.params['hang']}" in log_of(project, run)
         assert TIMEOUT - 0.15 <= deaths.seconds[f"begun-{run.params['hang']}"] <= TIMEOUT + LATEST
         assert 0.4 + TIMEOUT <= run.run_seconds <= 0.4 + TIMEOUT + LATEST
-
-
-def test_a_run_of_many_epochs_outlives_the_epoch_timeout(project):
-    body = "for epoch in range(5):\n    m.begin_epoch()\n    time.sleep(0.3)\n    m.log(x=epoch)\n    m.end_epoch()"
-    project.by_function(body, before="import time", params="{'k': [1]}")
-    said = project.process("launch", "tiny", "--workers", "1", "--no-tensorboard", "-q", "--epoch-timeout", "1")
-    assert (said.status, project.statuses()) == (0, {1: "completed"})
 
 
 def test_a_timed_out_run_is_retried_when_that_is_asked_for(project):

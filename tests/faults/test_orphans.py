@@ -60,7 +60,7 @@ BODY = "globals()[run.kind.split()[0]](run.kind)\nreturn {'x': 1.0}"
 def begin(project, *kinds):
     """Writes the sweep; the words of the launch that trains all of its runs at once."""
     project.by_function(BODY, before=BEFORE, params=f"{{'kind': {list(kinds)}}}")
-    return "launch", "tiny", "--workers", str(len(kinds)), "--no-tensorboard", "--quiet", "--grace", "1"
+    return "launch", "tiny", "--workers", str(len(kinds)), "--no-tensorboard", "--quiet", "--grace", "0.5"
 
 
 def nothing_is_left(project):
@@ -100,7 +100,9 @@ def test_nothing_is_left_five_seconds_after_a_driver_is_killed(project):
         process.kill()
         process.wait()
         nothing_is_left(project)
-    assert set(project.statuses().values()) == {"interrupted"}
+    project.wait_for(
+        lambda: set(project.statuses().values()) == {"interrupted"}, 1
+    )  # a dying process has no environment
 
 
 @pytest.mark.slow
@@ -155,7 +157,7 @@ def test_children_that_a_completed_run_forgot_are_gone_with_the_launch(project):
     assert nothing_is_left(project) < 1
 
 
-@pytest.mark.parametrize("moment", [0.02, 0.06, 0.1, 0.15, 0.2, 0.3])
+@pytest.mark.parametrize("moment", [0.03, 0.08, 0.15, 0.3])
 def test_nothing_is_left_of_a_driver_that_is_killed_while_it_starts(project, moment):
     with project.started(*begin(project, "forking", "stubborn")) as process:
         time.sleep(moment)
@@ -164,9 +166,9 @@ def test_nothing_is_left_of_a_driver_that_is_killed_while_it_starts(project, mom
         nothing_is_left(project)
 
 
-def test_a_run_is_not_left_running_when_its_driver_is_stopped_for_a_while(project):
+def test_a_run_trains_on_when_its_driver_is_suspended_for_a_while(project):
     """A suspended laptop, or Ctrl-Z: the workers train on, and nothing is killed for it."""
-    body = "for epoch in range(4):\n    m.begin_epoch()\n    time.sleep(0.2)\n    m.log(x=epoch)\n    m.end_epoch()\n"
+    body = "for epoch in range(4):\n    m.begin_epoch()\n    time.sleep(0.1)\n    m.log(x=epoch)\n    m.end_epoch()\n"
     project.by_function(
         body + "Path('done').touch()", before="import time\nfrom pathlib import Path", params="{'k': [1]}"
     )
@@ -174,7 +176,7 @@ def test_a_run_is_not_left_running_when_its_driver_is_stopped_for_a_while(projec
     with project.started(*options) as process:
         project.wait_for("runs/tiny")
         process.send_signal(signal.SIGSTOP)
-        time.sleep(1.5)
+        time.sleep(0.7)
         process.send_signal(signal.SIGCONT)
         said = project.said(process)
     assert (said.status, project.statuses()) == (0, {1: "completed"})

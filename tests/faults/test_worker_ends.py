@@ -1,5 +1,6 @@
 """Runs whose worker process ends under them, or whose error nobody can handle: the reason is right, and the others go on."""
 
+import csv
 import re
 
 import pytest
@@ -165,9 +166,7 @@ def test_the_command_fails_and_says_each_reason(ended):
 
 
 def test_the_tables_have_every_run_and_its_status(ended):
-    import csv
-
-    project, _, runs = ended
+    project, _, _ = ended
     csv.field_size_limit(1 << 24)
     with open(project.root / "results" / "tiny.runs.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,14 +1,15 @@
 """Launches sweeps in forks of itself, so that a launch costs hundredths of a second and not the imports as well.
 
-Reads requests as JSON lines, `{"folder", "args", "harm", "file_size", "seconds"}`, and answers each with `{"status", "out", "operations"}`.
-A fork is as good as a fresh process here: nothing of a launch has happened yet, there are no threads, and it ends by `os._exit` or by
-a kill. `--torch` loads torch and the trainer as well.
+Reads requests as JSON lines, `{"folder", "args", "harm", "file_size", "seconds"}`, and answers each with
+`{"status", "out", "operations"}`. A fork is as good as a fresh process here: nothing of a launch has happened yet, there are no
+threads, and it ends by `os._exit` or by a kill. `--torch` loads torch and the trainer as well, `--tensorboard` its writer.
 """
 
 import atexit
 import io
 import json
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -44,6 +45,7 @@ def launch(request: dict[str, Any], operations: str) -> int:
         status = 1
     atexit._run_exitfuncs()
     sys.stdout.flush()
+    limit_file_size(resource.RLIM_INFINITY)
     with open(operations, "w") as file:
         file.write("\n".join(harm.operations))
     return status
@@ -61,7 +63,7 @@ def answer(request: dict[str, Any], operations: str) -> dict[str, Any]:
             os.dup2(writer, 1)
             os.dup2(writer, 2)
             os.closerange(3, 20)
-            sys.stdout = open(1, "w", closefd=False)
+            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
             os.chdir(request["folder"])
             status = launch(request, operations)
         except BaseException:  # noqa: BLE001
@@ -111,6 +113,8 @@ def serve() -> None:
     warm_up()
     if "--torch" in sys.argv:
         warm_up_torch()
+    if "--tensorboard" in sys.argv:
+        import runmanager.tracking.tensorboard  # noqa: F401
     descriptor, operations = tempfile.mkstemp()  # no TemporaryDirectory, which each fork would remove at its end
     os.close(descriptor)
     for line in sys.stdin:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runmanager.launching.git import GitQuery, redacted, redacted_diff
+from runmanager.launching.git import GitQuery, redacted_diff
+from runmanager.launching.redaction import redacted
 
 
 @pytest.fixture

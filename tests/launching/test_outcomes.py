@@ -37,6 +37,14 @@ def test_a_run_that_fails_is_tried_again_at_once_as_often_as_was_asked(workers, 
 
 
 @IN_BOTH_WAYS
+def test_a_run_that_has_succeeded_is_not_tried_once_more(workers, project):
+    project.by_function(ONCE_BROKEN, before=PATH)
+    said = launched(project, workers, "--retries", "5")
+    assert [run.attempts for run in project.history().runs] == [3, 1]
+    assert said.status == 0
+
+
+@IN_BOTH_WAYS
 def test_a_run_that_fails_once_more_than_that_has_failed(workers, project):
     project.by_function(ONCE_BROKEN, before=PATH)
     said = launched(project, workers, "--retries", "1")

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from contextlib import ExitStack
 
@@ -138,3 +140,24 @@ def test_a_fresh_start_beside_a_running_launch_is_refused(project):
         (project.root / "go").touch()
         assert project.said(first).status == 0
     assert trained(project) == {1: 1, 2: 1}
+
+
+def test_a_run_that_this_very_process_has_open_is_not_waited_for(project):
+    """In a notebook, say: it would wait for itself, for ever."""
+    project.by_function(COUNTED, params="{'k': [1, 2]}", before=BEFORE)
+    code = (
+        "from runmanager import RunBuilder, RunManager, launch\n"
+        "m = RunManager('tiny', tensorboard=False, quiet=True)\n"
+        "m.begin_run(RunBuilder.get_runs({'k': [1]})[0])\n"
+        "try:\n    launch('tiny', tensorboard=False)\nexcept Exception as error:\n    print(type(error).__name__, error)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=project.root, env=project.environment(), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        out, _ = process.communicate(timeout=6)
+    except subprocess.TimeoutExpired:
+        pytest.fail("it waits for itself")
+    finally:
+        process.kill()
+    assert "run 1" in out

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from runmanager import RunBuilder, RunManager
-from runmanager.reporting.tables import ReportError, print_results, print_status, results_json
+from runmanager.reporting.tables import ReportError, print_results, results_json
 from runmanager.tracking.history import read_sweep
 from runmanager.tracking.run_dir import SweepDir
 
@@ -176,28 +176,3 @@ def test_a_sweep_without_runs_has_a_table_all_the_same(tmp_path):
     history = read_sweep(sweep_dir)
     assert "mine: 0 runs" in text_of(print_results, history)
     assert strict(results_json(history)) == []
-
-
-def test_the_status_counts_runs_and_lists_those_that_are_not_complete(tmp_path):
-    history = sweep_of(tmp_path, fails=[0.01])
-    manager = RunManager("mine", root=tmp_path, tensorboard=False, quiet=True)
-    manager.begin_run(RunBuilder.get_runs({"lr": [7]})[0])
-    try:
-        text = text_of(print_status, [read_sweep(SweepDir(tmp_path, "mine"))])
-    finally:
-        manager.close()
-    assert "val_accuracy 0.9 (run 2)" in text
-    assert "mine run 2 (lr=0.01, batch_size=10) failed after 3 epochs" in text
-    assert "RuntimeError: [bold]out of memory[/bold]" in text
-    assert "mine run 4 (lr=7) running after 0 epochs" in text
-    assert "run 1 (" not in text
-    assert history.count("completed") == 2
-
-
-def test_the_status_names_a_folder_that_cannot_be_read(tmp_path):
-    sweep_of(tmp_path)
-    sweep_dir = SweepDir(tmp_path, "mine")
-    broken = next(iter(sweep_dir.runs())).path
-    (broken / "run.json").write_text("{")
-    (broken / "journal.jsonl").unlink()
-    assert f"mine: {broken.name} cannot be read" in text_of(print_status, [read_sweep(sweep_dir)])
