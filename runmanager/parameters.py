@@ -171,7 +171,19 @@ _canonical_text = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_
 def canonical(params: Mapping[str, Any]) -> str:
     """The parameters as one ASCII string that is equal exactly when they are, whatever their order."""
     encoded = {name: encode(value) for name, value in params.items()}
-    return _canonical_text(encoded)
+    text = _canonical_text(encoded)
+    return _canonical_text(_in_order(encoded)) if _DICT in text else text
+
+
+def _in_order(encoded: Any) -> Any:
+    """The same, with the pairs of dicts that have keys of ours in the order of their keys."""
+    if isinstance(encoded, list):
+        return [_in_order(item) for item in encoded]
+    if not isinstance(encoded, dict):
+        return encoded
+    if set(encoded) == {_DICT}:
+        return {_DICT: sorted([key, _in_order(item)] for key, item in encoded[_DICT])}
+    return {key: _in_order(item) for key, item in encoded.items()}
 
 
 def identity(params: Mapping[str, Any], replicate: int = 1) -> str:

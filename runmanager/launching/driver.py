@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +80,8 @@ class Driver:
             self._wait(work)
             work.look()
             for running in list(self._running.values()):
-                self._follow(running)
+                if running.verdict is None:
+                    self._follow(running)
                 self._enforce(running)
             self._check_stop()
 
@@ -96,7 +96,7 @@ class Driver:
     def _wait(self, work: Work) -> None:
         """Waits for a run to end, or a moment."""
         if not self._running:
-            time.sleep(_TICK_SECONDS if work.elsewhere else 0)
+            work.wait()
             return
         done, _ = wait(self._running, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
         for future in done:
@@ -110,7 +110,9 @@ class Driver:
             if pid is None:
                 return
             params = running.one.run._asdict()
-            running.follower = Follower(running.one.run_dir, params, pid, self._writers, self._modes)
+            running.follower = Follower(
+                running.one.run_dir, params, pid, running.one.attempts, self._writers, self._modes
+            )
         try:
             running.follower.read()
         except StorageError as error:
@@ -126,6 +128,8 @@ class Driver:
             answer = {"lost": f"{error}\n{error.traceback}"}
         except (OSError, RuntimeError, CancelledError) as error:  # no worker can be started
             answer = {"lost": f"no worker process could be started for it: {error}"}
+        if running.verdict and "taken" not in answer and "lost" not in answer:
+            self._overrule(running)
         self._follow(running)
         self.reads.update(answer.get("reads", ()))
         if "taken" in answer:
@@ -138,9 +142,21 @@ class Driver:
         if end is not None and self._outcomes.tries_again(running.one.number, end) and not self._stop.is_asked:
             work.again(running.one)
 
+    def _overrule(self, running: _Running) -> None:
+        """A run that ended just before it was to be killed: writing its stacks may have woken it too early from what it did."""
+        follower = running.follower
+        if follower is None or follower.member is None or running.verdict is None:
+            return
+        status, reason = running.verdict
+        try:
+            end_for_dead(follower.run_dir, follower.pid, RunEnd(status, self._run_seconds(follower), reason))
+        except StorageError as error:
+            print(error, file=sys.stderr)
+
     def _note_death(self, running: _Running, died: WorkerDied) -> dict[str, Any]:
         """Records how a run ended whose worker can no longer say so."""
-        self._follow(running)
+        if running.verdict is None:
+            self._follow(running)
         follower = running.follower
         if follower is None or follower.member is None:
             return {} if running.verdict else {"lost": f"{died} before the run began\n{died.output}".strip()}
@@ -191,9 +207,12 @@ class Driver:
             return f"epoch {epoch} took longer than {seconds_text(self._limits.epoch)} (--epoch-timeout)"
         return None
 
-    def _signal(self, running: _Running, number: int) -> None:
-        with suppress(ProcessLookupError):  # it has just ended
-            self._pool.signal(running.future, number)
+    def _signal(self, running: _Running, number: int) -> bool:
+        """Whether the run had a worker to be told."""
+        try:
+            return self._pool.signal(running.future, number)
+        except ProcessLookupError:  # it has just ended
+            return False
 
     def _check_stop(self) -> None:
         """Passes on that somebody wants to stop: to the runs at first, and once that takes too long, to the system."""
@@ -212,8 +231,7 @@ class Driver:
                 running.verdict = (INTERRUPTED, f"stopped by {self._stop.reason}, and killed {why}")
                 self._pool.kill(running.future)
             elif not running.is_told:
-                running.is_told = True
-                self._signal(running, signal.SIGTERM)
+                running.is_told = self._signal(running, signal.SIGTERM)
 
 
 def _oom_kills() -> int:

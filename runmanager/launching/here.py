@@ -1,6 +1,5 @@
 """Training in this process, one run after another: for debuggers, notebooks and functions that take no time."""
 
-import time
 from typing import Any
 
 from runmanager.launching.description import describe
@@ -54,7 +53,7 @@ class Here:
     def _train_next(self, training: SweepTraining, work: Work, outcomes: Outcomes) -> None:
         work.look()
         if not work.due:
-            time.sleep(0.1)
+            work.wait()
             return
         one = work.due.popleft()
         try:

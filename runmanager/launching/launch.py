@@ -129,7 +129,10 @@ def launch(
         parse_on_error(on_error, faults),
         parse_keep(keep, faults),
         TrainOptions(
-            tensorboard, histograms_every, check_count("--checkpoint-every", checkpoint_every, 0, faults), stop_diverged
+            tensorboard,
+            check_count("--histograms-every", histograms_every, 0, faults),
+            check_count("--checkpoint-every", checkpoint_every, 0, faults),
+            stop_diverged,
         ),
     )
     _check_together(options, faults)
@@ -257,22 +260,23 @@ class _Launch:
         """
         options = self._options
         outcomes = Outcomes(options.on_error, options.num_retries)
-        work = Work(self._plan, options.retried)
+        work = Work(self._plan, options.retried, self._say)
         writers: list[Writer] = [
             ResultsWriter(self.sweep_dir),
             self._keep_best(),
             *([] if self._is_quiet else [self._display()]),
         ]
         stop, reads = self._way.train(work, writers, outcomes, options.limits)
-        if not outcomes.trained:
-            rebuild(self.sweep_dir)  # which a launch that trains does as it goes
+        if not outcomes.trained or options.workers != 0:
+            rebuild(self.sweep_dir)  # workers' epochs came as they came; the tables end in the order of runs and epochs
         sync_now()
         history = read_sweep(self.sweep_dir)
         history.trained, history.unrecorded = sorted(outcomes.trained), outcomes.unrecorded
         if stop.is_asked:
             history.stopped = stop.reason
             self._say(f"stopped by {stop.reason}; the same command goes on")
-        self._say_unread(reads)
+        if outcomes.num_completed:
+            self._say_unread(reads)
         self._say_objective(outcomes)
         if stop.number is not None:
             raise SweepStopped(stop.number, history)
@@ -302,7 +306,7 @@ class _Launch:
     def _say_unread(self, reads: set[str]) -> None:
         """A hand-written function tells only by running what it reads."""
         unread = [name for name in self._sweep.params if name not in reads | {"seed"}]
-        if unread and reads | set(unread) and not self._sweep.has_trainer and self._plan.due:
+        if unread and not self._sweep.has_trainer:
             self._say(f"note: {', '.join(unread)} is in the grid, but train() never read run.{unread[0]}")
 
     def _say_objective(self, outcomes: Outcomes) -> None:

@@ -68,7 +68,7 @@ def parse_keep(value: int | str, faults: list[str]) -> int | None:
     """How many runs keep their saved states; None for all."""
     if value == "all":
         return None
-    if str(value).isdigit() and not isinstance(value, bool):
+    if str(value).isascii() and str(value).isdigit() and not isinstance(value, bool):
         return int(value)
     faults.append(f"--keep {value}: give a number of runs, or all")
     return None

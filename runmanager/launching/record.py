@@ -27,6 +27,10 @@ def write_record(
         StorageError: it could not be written.
     """
     before = sweep_dir.read_plan()
+    if not plan.due and before:  # nothing is trained, so what the runs were trained with stays as it is
+        about = {"objective": sweep.objective, "mode": sweep.mode, "grid": sweep.grid_json(), "numbers": plan.numbers}
+        sweep_dir.write_plan({**before, **about})
+        return
     about = describe(
         sweep_dir,
         objective=sweep.objective,
@@ -36,7 +40,7 @@ def write_record(
         code=sweep.code,
         devices=sweep.devices,
         **{"data": before.get("data"), **surroundings},
-        accepted=[*before.get("accepted", []), *_dated(accepted)],
+        accepted=[*_list(before.get("accepted")), *_dated(accepted)],
         numbers=plan.numbers,
     )
     sweep_dir.write_plan({**about, "created": before.get("created", about["created"])})
@@ -49,15 +53,24 @@ def _dated(changes: list[str]) -> list[dict[str, Any]]:
 def changes_since(sweep: Description, sweep_dir: SweepDir, plan: Schedule, surroundings: dict[str, Any]) -> list[str]:
     """What decides what a run reaches and is no longer as it was when the runs that are there were trained, a sentence each."""
     before = sweep_dir.read_plan()
-    num_there = sum(run.attempts > 0 for run in plan.runs) + plan.num_not_asked_for
-    if not num_there or not plan.due or "settings" not in before:
+    if not plan.num_tried or not plan.due:
         return []
+    settings, code, its_versions = (_mapping(before.get(name)) for name in ("settings", "code", "versions"))
     return [
-        *_setting_changes(before["settings"], sweep.settings),
-        *(code_changes(before["code"], sweep.code) if before.get("code") else []),
+        *(_setting_changes(settings, sweep.settings) if settings else []),
+        *(code_changes(code, sweep.code) if code else []),
         *_data_changes(before.get("data"), surroundings.get("data")),
-        *_version_changes(before.get("versions", {}), versions()),
+        *_version_changes(its_versions, versions()),
     ]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """A part of the record; empty where it is damaged."""
+    return value if isinstance(value, dict) else {}
 
 
 def code_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -71,17 +84,23 @@ def code_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]
 
 def _setting_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [
-        f"{name} is {now.get(name)!r} now, and was {before.get(name)!r}"
+        f"{name} is {_shown(now, name)} now, and was {_shown(before, name)}"
         for name in {**before, **now}
         if before.get(name) != now.get(name)
     ]
 
 
+def _shown(settings: dict[str, Any], name: str) -> str:
+    return repr(settings[name]) if name in settings else "left to its default"
+
+
 def _data_changes(before: Any, now: Any) -> list[str]:
     if not isinstance(before, dict) or not isinstance(now, dict):
         return []
-    same = all(before.get(name) == now.get(name) for name in {*before, *now} - {"source"})
-    return [] if same else [f"the data has changed: {now.get('source')}, and was {before.get('source')}"]
+    if all(before.get(name) == now.get(name) for name in {*before, *now} - {"source"}):
+        return []
+    was, is_now = (f"{one.get('num_train', '?')} training samples ({one.get('source')})" for one in (before, now))
+    return [f"the data has changed: {is_now} now, and was {was if was != is_now else 'as many others'}"]
 
 
 def _version_changes(before: dict[str, str], now: dict[str, str]) -> list[str]:

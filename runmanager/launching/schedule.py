@@ -1,8 +1,8 @@
 """Which runs of a sweep are due, and what number each has: worked out from the grid and from what is on disk."""
 
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from runmanager.launching.sweep import SweepError
@@ -30,6 +30,7 @@ class ScheduledRun:
     attempts: int = 0
     resumes_after: int | None = None  # the epoch of its last saved state
     is_due: bool = True
+    owner: Mapping[str, Any] = field(default_factory=dict)  # the process of its latest attempt
 
     @property
     def action(self) -> str:
@@ -49,7 +50,14 @@ class ScheduledRun:
             return replace(self, status=None, attempts=0, resumes_after=None, is_due=True)
         is_due = history.status == INTERRUPTED or history.status in retried
         saved = history.checkpoints[-1]["epoch"] if history.checkpoints and history.status not in DONE else None
-        return replace(self, status=history.status, attempts=history.attempts, resumes_after=saved, is_due=is_due)
+        return replace(
+            self,
+            status=history.status,
+            attempts=history.attempts,
+            resumes_after=saved,
+            is_due=is_due,
+            owner=history.owner,
+        )
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class Schedule:
     numbers: dict[str, int]  # every number that was ever given, by the first 12 digits of the run's identity
     num_not_asked_for: int = 0
     limit: int | None = None
+    num_tried: int = 0  # runs that were begun, those that were not asked for too
 
     @property
     def due(self) -> list[ScheduledRun]:
@@ -116,7 +125,8 @@ def schedule(
     known = {} if fresh else sweep_dir.runs_by_id()
     numbers = {run_id: run_dir.number for run_id, run_dir in known.items()}
     if not fresh:
-        numbers |= sweep_dir.read_plan().get("numbers", {})
+        planned = sweep_dir.read_plan().get("numbers")
+        numbers |= planned if isinstance(planned, dict) else {}
     next_number = 1 + max(numbers.values(), default=0)
     scheduled: list[ScheduledRun] = []
     for index, (run, run_id) in enumerate(sweep.runs):
@@ -131,7 +141,8 @@ def schedule(
     if limit is not None and limit < 1:
         raise SweepError(sweep.name, [f"--limit {limit}: give a whole number of 1 or more"])
     num_not_asked_for = len(set(known) - {one.id for one in scheduled})
-    return Schedule(_only(scheduled, only, sweep), numbers, num_not_asked_for, limit)
+    num_tried = sum(one.attempts > 0 for one in scheduled) + num_not_asked_for
+    return Schedule(_only(scheduled, only, sweep), numbers, num_not_asked_for, limit, num_tried)
 
 
 def _only(scheduled: list[ScheduledRun], only: Sequence[str], sweep: "Description") -> list[ScheduledRun]:

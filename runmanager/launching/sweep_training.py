@@ -87,9 +87,9 @@ class SweepTraining:
             with self.manager.tracking(run, number=number, seed=seed, known_attempts=known_attempts):
                 begun = True
                 self._train(run, seed)
-        except (StorageError, KeyboardInterrupt, SystemExit):
+        except (StorageError, KeyboardInterrupt):
             raise
-        except (Exception, RunStopped):
+        except BaseException:  # it ends one run, whatever it is meant to end
             if not begun:
                 raise  # nothing has recorded it
         finally:

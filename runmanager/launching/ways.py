@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from runmanager.launching.description import Changes, Description
+from runmanager.launching.description import Changes, Description, describe
 from runmanager.launching.git import GitQuery
 from runmanager.launching.load_sweep import find_sweep_file, load_sweep
 from runmanager.launching.options import Limits
@@ -60,11 +60,25 @@ def way_to_train(
 
     way = Processes(_file_of(sweep), changes, workers, options)
     try:
+        if isinstance(sweep, Sweep):
+            _refuse_another(way.description, changes.apply(sweep))
         yield way
     except BaseException:
         way.close(at_once=True)
         raise
     way.close(at_once=False)
+
+
+def _refuse_another(found: Description, given: Sweep) -> None:
+    """Workers train what the file says, so that has to be what was given."""
+    mine = describe(given)
+    if (found.name, found.grid_json(), found.settings) != (mine.name, mine.grid_json(), mine.settings):
+        raise SweepError(
+            given.name,
+            [
+                f"workers read the sweep from {given.file}, and the one there is another; launch it as it stands, or workers=0"
+            ],
+        )
 
 
 def _file_of(sweep: Sweep | str | Path) -> Path:

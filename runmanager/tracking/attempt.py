@@ -72,7 +72,7 @@ class Attempt:
 
 
 def end_for_dead(run_dir: RunDir, pid: int, end: RunEnd) -> bool:
-    """Records how an attempt ended whose process cannot do so any more; False where that attempt is over or another's.
+    """Records how an attempt ended whose process cannot do so any more, or is not to be believed; False where it is another's.
 
     Args:
         run_dir: the run.
@@ -88,7 +88,8 @@ def end_for_dead(run_dir: RunDir, pid: int, end: RunEnd) -> bool:
         return False
     with closing(journal):
         ends = [record for record in journal.content.records if record["kind"] in ("begin", "end")]
-        if not ends or ends[-1]["kind"] == "end" or ends[-1]["owner"]["pid"] != pid:
+        begun = [record for record in ends if record["kind"] == "begin"]
+        if not begun or begun[-1]["owner"]["pid"] != pid:
             return False
         journal.append(("end", end.record()))
     for path in (*run_dir.claims().values(), run_dir.heartbeat):

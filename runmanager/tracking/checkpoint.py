@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import re
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -194,7 +195,7 @@ def _read(path: Path, record: Record) -> dict[str, Any]:
     import torch
 
     try:
-        data = path.read_bytes()
+        data = _bytes_of(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(data) != record["size"] or hashlib.sha256(data).hexdigest() != record["sha256"]:
@@ -206,6 +207,14 @@ def _read(path: Path, record: Record) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state of a run")
     return content
+
+
+def _bytes_of(path: Path) -> bytes:
+    """What a file holds. What is no file, a pipe say, is not waited for."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 (for its flags)
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(None, "it is no regular file", str(path))
+        return file.read()
 
 
 def _first_line(error: Exception) -> str:

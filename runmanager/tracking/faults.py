@@ -2,8 +2,10 @@
 
 import errno
 import re
+import traceback
 from collections.abc import Iterator
 
+_MAX_PART, _MAX_TRACEBACK = 10_000, 100_000  # characters of a message, and of all
 _TEXTS = re.compile(
     r"(CUDA|HIP|XPU|MPS backend) out of memory"
     r"|(CUDA|HIP|cuda) ?(error|runtime error).{0,20}out of memory"
@@ -23,6 +25,16 @@ def one_line(error: BaseException) -> str:
     except Exception:  # noqa: BLE001 (the user's own exception, whose text raises)
         text = ""
     return f"{type(error).__name__}: {text[:1000]}" if text else type(error).__name__
+
+
+def traceback_text(error: BaseException) -> str:
+    """The traceback, without the middle of a message that is longer than one can read."""
+    try:
+        parts = traceback.format_exception(error)
+    except Exception:  # noqa: BLE001 (the user's own exception, whose text raises)
+        parts = [*traceback.format_tb(error.__traceback__), type(error).__name__ + "\n"]
+    short = [part if len(part) <= _MAX_PART else f"{part[:_MAX_PART]} …\n" for part in parts]
+    return "".join(short)[-_MAX_TRACEBACK:]
 
 
 def signature(error: str | None, traceback: str | None) -> str:

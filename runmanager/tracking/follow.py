@@ -14,7 +14,13 @@ class Follower:
     """Follows one attempt at a run, from its begin record to its end record."""
 
     def __init__(
-        self, run_dir: RunDir, params: dict[str, Any], pid: int, writers: Writers, modes: dict[str, str]
+        self,
+        run_dir: RunDir,
+        params: dict[str, Any],
+        pid: int,
+        known_attempts: int,
+        writers: Writers,
+        modes: dict[str, str],
     ) -> None:
         """Nothing is read yet.
 
@@ -22,10 +28,12 @@ class Follower:
             run_dir: the run.
             params: its parameters.
             pid: the process of this machine whose attempt is followed.
+            known_attempts: how many attempts there were before.
             writers: who is told.
             modes: which way the objective improves, by its name.
         """
         self.run_dir, self.pid = run_dir, pid
+        self._num_earlier = known_attempts
         self._params, self._writers, self._modes = params, writers, modes
         self._journal = run_dir.journal_follower()
         self._counting = Counting()
@@ -40,10 +48,12 @@ class Follower:
         Raises:
             StorageError: the journal cannot be read.
         """
-        for record in self._journal.read():
+        for record in _without_overruled(self._journal.read()):
             self._counting.add(record)
-            if record["kind"] == "begin" and record["owner"]["pid"] == self.pid:
-                self._begin(record)
+            if record["kind"] == "begin":
+                self._num_earlier -= 1
+                if self._num_earlier < 0 and record["owner"]["pid"] == self.pid:
+                    self._begin(record)
             elif self.member is not None and self.end is None:
                 self._take(self.member, record)
 
@@ -75,3 +85,13 @@ class Follower:
     def _resume(self, member: Member) -> None:
         member.take_up(self._counting.records, self._modes)
         self._writers.resume(member)
+
+
+def _without_overruled(records: list[Record]) -> list[Record]:
+    """The records, of two ends of one attempt the second alone."""
+    kinds = [record["kind"] for record in records]
+    return [
+        record
+        for place, record in enumerate(records)
+        if record["kind"] != "end" or kinds[place + 1 : place + 2] != ["end"]
+    ]

@@ -75,11 +75,12 @@ class SweepHistory:
 
     def __init__(self, sweep_dir: SweepDir) -> None:
         plan = sweep_dir.read_plan()
-        self._sweep_dir, self._numbers = sweep_dir, set(plan.get("numbers", {}).values())
+        numbers, settings = plan.get("numbers"), plan.get("settings")
+        self._sweep_dir, self._numbers = sweep_dir, set(numbers.values()) if isinstance(numbers, dict) else set()
         self.name: str = sweep_dir.name
         self.objective: str | None = plan.get("objective")
         self.mode: str | None = plan.get("mode")
-        epochs = plan.get("settings", {}).get("epochs")
+        epochs = settings.get("epochs") if isinstance(settings, dict) else None
         self.num_epochs: int | None = epochs if isinstance(epochs, int) else None  # of a run, where all have as many
         self.trained: list[int] = []  # the numbers of the runs that a launch has just trained
         self.unrecorded: list[str] = []  # what a launch could not even record as failed

@@ -4,7 +4,6 @@ import itertools
 import math
 import os
 import time
-import traceback
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from runmanager.tracking.attempt import Attempt, begin_attempt
 from runmanager.tracking.batches import BatchSizes, batch_length
 from runmanager.tracking.checkpoint import State
 from runmanager.tracking.errors import CallOrderError, EmptyEpochError, MetricError, RunStopped, StorageError
-from runmanager.tracking.faults import is_out_of_memory, one_line
+from runmanager.tracking.faults import is_out_of_memory, one_line, traceback_text
 from runmanager.tracking.files import replace_text
 from runmanager.tracking.meters import Accuracy, Mean
 from runmanager.tracking.owner import this_process
@@ -45,8 +44,6 @@ from runmanager.tracking.writers import Member, Writer, Writers
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
-
-_MAX_ERROR = 100_000  # characters of a traceback that are kept, from its end
 
 
 @dataclass
@@ -475,11 +472,11 @@ class RunManager:
             self._end(INTERRUPTED, "the program ended before end_run()")
         elif isinstance(error, RunStopped):
             self._end(error.status, str(error))
-        elif isinstance(error, (KeyboardInterrupt, SystemExit)):
+        elif isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and not self._is_driven):
             self._end(INTERRUPTED, type(error).__name__)
         else:
             status = OUT_OF_MEMORY if is_out_of_memory(error) else FAILED
-            self._end(status, one_line(error), "".join(traceback.format_exception(error))[-_MAX_ERROR:])
+            self._end(status, one_line(error), traceback_text(error))
 
     def _end(self, status: str, error: str | None = None, trace: str | None = None) -> None:
         """The one door by which a run leaves."""

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def is_alive(owner: dict[str, Any], last_sign: float = 0.0) -> bool:
     return _start_time(pid) == owner.get("started")
 
 
-def owner_text(owner: dict[str, Any]) -> str:
+def owner_text(owner: Mapping[str, Any]) -> str:
     """`pid 1234`, or `pid 1234 on gpu-box` for another machine's."""
     elsewhere = "" if owner.get("host") == _machine()["host"] else f" on {owner.get('host')}"
     return f"pid {owner.get('pid')}{elsewhere}"

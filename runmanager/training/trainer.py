@@ -99,6 +99,7 @@ class Trainer:
     def plain_settings(self) -> dict[str, Any]:
         """What was given here and decides what a run reaches, as far as it is a plain value and not a function."""
         given = {"data": self.data, **self._given}
+        given |= {name: default_of(name) for name in ("shuffle", "validation") if given[name] is None}
         plain = (bool, int, float, str)
         beside = ("device", "num_workers")  # where it is reached
         return {name: value for name, value in given.items() if name not in beside and isinstance(value, plain)}

@@ -84,6 +84,8 @@ def measure(name: str, num_epochs: int, network: nn.Module, folder: Path) -> Non
 
 
 with folder_on_disk() as folder:
-    measure("the quickstart's network", rounds(40), FashionCNN(), folder)
+    (folder / "small").mkdir()
+    (folder / "large").mkdir()
+    measure("the quickstart's network", rounds(40), FashionCNN(), folder / "small")
     wide = nn.Sequential(nn.Linear(784, 2000), nn.ReLU(), nn.Linear(2000, 4000), nn.ReLU(), nn.Linear(4000, 110))
-    measure("a large network", rounds(10), wide, folder)
+    measure("a large network", rounds(10), wide, folder / "large")

@@ -7,8 +7,8 @@ Against: `python -c pass`, whole; an Optuna script, from its start to the first 
 Then with a Trainer on the shipped Fashion-MNIST sample: from the start of the command to the first training step, which is when
 its loss function is first called with gradients on; TensorBoard on, as it is by default.
 Against: a script that imports torch and torchvision and reads the same four files, from its start to its end.
-Device: CPU, warm file caches, the disk of this checkout. 15 rounds of the first part and 7 of the second, interleaved, after
-one that is not counted; each launch in a fresh project.
+Device: CPU, warm file caches, modules compiled before, the disk of this checkout. 15 rounds of the first part and 7 of the
+second, interleaved, after one that is not counted; each launch in a fresh project.
 """
 
 import shutil

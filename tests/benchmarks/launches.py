@@ -21,6 +21,10 @@ HAS_OPTUNA = importlib.util.find_spec("optuna") is not None
 
 PER_SECOND.update({"×": 1.0, "runs": 1.0, "MB": 1.0, "KiB": 1.0, "descriptors": 1.0, "processes": 1.0})
 
+# Compiled modules are kept, as they are wherever the package is installed, even where the shell says otherwise.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / "build" / "compiled")
+
 
 def rounds(default: int) -> int:
     """How often each case is measured; RUNMANAGER_BENCHMARK_ROUNDS says another number, to see whether a script works."""

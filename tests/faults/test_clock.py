@@ -17,8 +17,8 @@ time.time = lambda: _real() + _draw.choice(_jumps)
 time.time_ns = lambda: int(time.time() * 1e9)
 """
 BODY = """\
-Path(f"clock-{run.kind}").write_text(str([time.time() for _ in range(100)]))
 began = time.perf_counter()
+Path(f"clock-{run.kind}").write_text(str([time.time() for _ in range(100)]))
 for epoch in range(4):
     m.begin_epoch()
     begun = time.perf_counter()
@@ -42,6 +42,7 @@ KINDS = {
     "calm too": ("completed", 4),
 }
 RUN_TIMEOUT = 2.0
+AT_START = 0.5  # seconds that a busy machine may take from the run's begin to the first line of its function
 
 
 @pytest.fixture
@@ -72,11 +73,11 @@ def test_durations_deadlines_statuses_and_the_order_of_rows_do_not_follow_the_cl
         assert [row.epoch for row in run.rows] == list(range(1, len(run.rows) + 1))
         for row in run.rows:
             assert is_true(row.epoch_seconds, row.metrics["true_epoch"])
-            assert is_true(row.run_seconds, row.metrics["true_run"])
+            assert is_true(row.run_seconds, row.metrics["true_run"], more=AT_START)
     seconds = {run.params["kind"]: run.run_seconds for run in runs}
     for kind in ("calm", "calm too"):
-        assert is_true(seconds[kind], float((jumping.root / f"seconds-{kind}").read_text()))
-    assert is_true(seconds["failing"], 0.3, more=0.15)
+        assert is_true(seconds[kind], float((jumping.root / f"seconds-{kind}").read_text()), more=AT_START)
+    assert is_true(seconds["failing"], 0.3, more=AT_START)
     assert 0.2 <= seconds["dying"] <= 0.8  # 0.3 that the driver tells, who looks ten times a second
     assert RUN_TIMEOUT <= seconds["hung"] <= RUN_TIMEOUT + 5
 
@@ -88,7 +89,7 @@ def test_the_tables_and_the_command_that_shows_them_stand_the_clock(jumping):
         rows = list(csv.DictReader(file))
     for row in rows:
         assert is_true(float(row["epoch duration"]), float(row["true_epoch"]))
-        assert is_true(float(row["run duration"]), float(row["true_run"]))
+        assert is_true(float(row["run duration"]), float(row["true_run"]), more=AT_START)
     for kind in ("calm", "calm too"):
         assert [row["epoch"] for row in rows if row["kind"] == kind] == ["1", "2", "3", "4"]
     status = jumping.process("status", "tiny")

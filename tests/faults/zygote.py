@@ -17,8 +17,6 @@ import threading
 import traceback
 from typing import Any
 
-import typer.main
-
 import runmanager.launching.launch
 import runmanager.launching.sweep_training
 import runmanager.reporting.tables
@@ -87,7 +85,7 @@ def answer(request: dict[str, Any], operations: str) -> dict[str, Any]:
 
 def warm_up() -> None:
     """Loads what a launch loads when it is first needed."""
-    command: Any = typer.main.get_command(app)
+    command: Any = app
     command.commands["launch"].make_context("launch", ["toy", "--workers", "0"])
     import runmanager.launching.here
     import runmanager.tracking.manager  # noqa: F401

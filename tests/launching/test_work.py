@@ -17,6 +17,12 @@ def looks_always(monkeypatch):
     monkeypatch.setattr(work_module, "_LOOK_SECONDS", -1.0)
 
 
+@pytest.fixture(autouse=True)
+def is_another_process(monkeypatch):
+    """The other launch of these tests lives in the same process, where it would be refused."""
+    monkeypatch.setattr(work_module, "this_process", dict)
+
+
 class Other:
     """Another launch, as far as its runs tell."""
 
@@ -43,7 +49,7 @@ def work_of(folder, retried=(), **options):
     plan = schedule(
         describe(Sweep(PARAMS, train=print, name="mine")), SweepDir(folder, "mine"), retried=retried, **options
     )
-    return Work(plan, retried)
+    return Work(plan, retried, print)
 
 
 def due(work):

@@ -152,11 +152,9 @@ def test_an_error_cannot_colour_the_terminal(tmp_path):
 
 
 def trace_of(function):
-    try:
+    with pytest.raises(Exception) as caught:
         function()
-    except Exception:
-        return traceback.format_exc()
-    raise AssertionError("nothing was raised")
+    return "".join(traceback.format_exception(caught.value))
 
 
 def chained():

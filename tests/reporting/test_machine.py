@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,7 @@ def test_a_file_system_that_makes_a_new_file_twice_fails(tmp_path, monkeypatch):
 def test_a_file_system_that_replaces_in_two_steps_fails(tmp_path, monkeypatch):
     def replace(path, text):
         path.unlink(missing_ok=True)
+        time.sleep(0.001)
         path.write_text(text)
 
     monkeypatch.setattr(machine, "replace_text", replace)
