@@ -79,7 +79,8 @@ def test_a_failed_run_makes_the_exit_status_one_and_names_the_error(project, com
     assert said.status == 1
     assert "run 1 failed: ValueError: no good" in said.out
     assert "completed" in said.out
-    assert command("launch", "tiny", "-q", "--no-tensorboard").status == 1
+    assert command("launch", "tiny", "-q", "--no-tensorboard").status == 0  # nothing was trained
+    assert command("launch", "tiny", "-q", "--no-tensorboard", "--retry-failed").status == 1
 
 
 def test_results_are_sorted_and_cut(project, command):

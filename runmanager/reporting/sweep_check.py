@@ -46,7 +46,7 @@ class SweepCheck:
 
     def torn(self) -> dict[int, RunDir]:
         """The runs, by number, whose journal ends in half a record."""
-        return {run.number: run_dir for run, run_dir in self._idle if run.num_bad_lines and _has_torn_tail(run_dir)}
+        return {run.number: run_dir for run, run_dir in self._idle if run.num_bad_lines and run_dir.has_torn_tail()}
 
     def _torn(self) -> Iterator[Finding]:
         torn = self.torn()
@@ -104,15 +104,6 @@ class SweepCheck:
 def runs_text(numbers: dict[int, RunDir]) -> str:
     """`runs 1, 2`."""
     return f"run{plural(len(numbers))} " + few([str(number) for number in numbers], _MOST)
-
-
-def _has_torn_tail(run_dir: RunDir) -> bool:
-    try:
-        with run_dir._journal_file.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) != b"\n"
-    except OSError:  # it is empty, or gone
-        return False
 
 
 def _num_lost(run_dir: RunDir) -> int:

@@ -166,7 +166,7 @@ class Journal:
                     None, "another RunManager is writing this run; let that one end first", str(self.path)
                 )
             if not new:
-                if not _ends_in_line_feed(self.path):
+                if not ends_in_line_feed(self.path):
                     self._file.append(b"\n")  # before the records are counted: it may complete the last one
                 self.content = read_journal(self.path)
         except RunInUseError:
@@ -220,7 +220,8 @@ def last_record(path: Path) -> Record | None:
         return None
 
 
-def _ends_in_line_feed(path: Path) -> bool:
+def ends_in_line_feed(path: Path) -> bool:
+    """Whether the last line of a file is whole."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return True

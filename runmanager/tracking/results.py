@@ -268,6 +268,8 @@ class ResultsWriter(Writer):
             for file, first in zip(self._files, start, strict=True)
         )
         objects = [line.removesuffix(",") for line in objects if line.startswith("{")]
+        live = tuple(f"{one}," for one in self._live)  # the tail, which is written anew
+        runs = [line for line in runs if not line.startswith(live)]
         end = JSON_END if objects else NO_ROWS_END
         texts = ("\n".join(lines), JSON_START + ",\n".join(objects) + end, "\n".join(runs))
         for file, text in zip(self._files, texts, strict=True):

@@ -20,6 +20,7 @@ from runmanager.tracking.journal import (
     Journal,
     JournalContent,
     TailReader,
+    ends_in_line_feed,
     last_record,
     read_journal,
     storage_error,
@@ -147,6 +148,13 @@ class RunDir:
     def read_journal(self) -> JournalContent:
         """All that the journal holds."""
         return read_journal(self._journal_file)
+
+    def has_torn_tail(self) -> bool:
+        """Whether the journal's last line has no end, as its writer's death may leave it."""
+        try:
+            return not ends_in_line_feed(self._journal_file)
+        except OSError:
+            return False
 
     def has_ended(self) -> bool:
         """Whether the journal's last line says how the run ended."""

@@ -16,7 +16,7 @@ from runmanager import RunBuilder, RunManager
 from runmanager.parameters import identity
 from runmanager.tracking import attempt as attempts
 from runmanager.tracking.attempt import begin_attempt
-from runmanager.tracking.errors import RunInUseError, StorageError
+from runmanager.tracking.errors import RunInUseError
 from runmanager.tracking.history import read_run
 from runmanager.tracking.owner import REMOTE_SECONDS, this_process
 from runmanager.tracking.run_dir import RunDir, SweepDir, run_record

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from runmanager import RunBuilder, RunManager, load_results
 from runmanager.tracking import results as tables_module
-from runmanager.tracking.results import ResultsWriter, rebuild
+from runmanager.tracking.results import rebuild
 from runmanager.tracking.run_dir import SweepDir
 
 TABLES = ("sweep.csv", "sweep.json", "sweep.runs.csv")
