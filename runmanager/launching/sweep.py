@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runmanager.launching.recording import covering, recorded
 from runmanager.space.grid import Run, RunBuilder, grid_faults
 from runmanager.tracking.rows import better_is
 from runmanager.tracking.run_dir import sweep_name_fault
+from runmanager.training.reads import recorded
 
 if TYPE_CHECKING:
     from runmanager.tracking.manager import RunManager
@@ -171,3 +171,15 @@ def _objective_faults(objective: Any, mode: Any, has_trainer: bool) -> list[str]
     elif has_trainer and objective not in _TRAINER_METRICS:
         faults.append(f"objective={objective!r} is no validation metric; choose {' or '.join(_TRAINER_METRICS)}")
     return faults
+
+
+def covering(runs: list[Run]) -> tuple[list[Run], list[Run]]:
+    """A few runs that show each value of each parameter, and the others; both in the runs' order."""
+    seen: set[tuple[int, str]] = set()
+    first: list[Run] = []
+    rest: list[Run] = []
+    for run in runs:
+        values = {(place, repr(value)) for place, value in enumerate(run)}
+        (rest if values <= seen else first).append(run)
+        seen |= values
+    return first, rest

@@ -4,9 +4,8 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from runmanager.launching.recording import recorded
 from runmanager.launching.sweep import Sweep
 from runmanager.launching.train_options import TrainOptions
 from runmanager.space.grid import Run
@@ -14,6 +13,7 @@ from runmanager.tracking.errors import RunStopped, StorageError
 from runmanager.tracking.manager import RunManager
 from runmanager.tracking.rows import DIVERGED, INTERRUPTED, EpochRow
 from runmanager.tracking.writers import Writer
+from runmanager.training.reads import recorded
 from runmanager.training.seeding import run_seed, seeded
 
 
@@ -112,7 +112,7 @@ class SweepTraining:
 
     def _watched(self, run: Run) -> Run:
         """The run, seen being read until all its parameters have been."""
-        return run if self.reads.issuperset(run._fields) else recorded(run, self.reads)
+        return run if self.reads.issuperset(run._fields) else cast(Run, recorded(run, self.reads))
 
     def _stop_when(self, row: EpochRow) -> RunStopped | None:
         reason = self._stop_reason()

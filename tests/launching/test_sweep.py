@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from runmanager import Sweep, Trainer
-from runmanager.launching.sweep import SweepError
+from runmanager import RunBuilder, Sweep, Trainer
+from runmanager.launching.sweep import SweepError, covering
 
 INPUTS = torch.rand(40, 4)
 TARGETS = torch.tensor([0, 1] * 20)
@@ -185,3 +185,12 @@ def test_what_cannot_be_changed_is_named(parts, params, epochs, said):
     with pytest.raises(SweepError, match="mine") as caught:
         sweep.changed(params, epochs)
     assert said in str(caught.value)
+
+
+def test_the_first_runs_show_every_value():
+    runs = RunBuilder.get_runs({"a": [1, 2, 3], "b": [4, 5], "c": [True, 1]})
+    first, rest = covering(runs)
+    assert sorted([*first, *rest], key=runs.index) == runs
+    assert len(first) < len(rest)
+    shown = [{repr(run[place]) for run in first} for place in range(3)]
+    assert shown == [{"1", "2", "3"}, {"4", "5"}, {"True", "1"}]

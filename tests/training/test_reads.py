@@ -1,5 +1,9 @@
 """A run that is watched is the run, and what is read from it is known."""
 
+import pickle
+
+import pytest
+
 from runmanager import RunBuilder
 from runmanager.training.reads import recorded, values_of
 
@@ -48,3 +52,12 @@ def test_a_run_can_be_watched_twice_and_watching_reads_nothing():
     assert (outer, inner) == (set(), set())
     watched.lr
     assert (outer, inner) == ({"lr"}, {"lr"})
+
+
+def test_it_pickles_as_the_run():
+    assert pickle.loads(pickle.dumps(recorded(RUN, set()))) == RUN
+
+
+def test_what_is_not_there_is_an_error_that_names_what_is():
+    with pytest.raises(AttributeError, match=r"run\.momentum: the run has lr, size, name"):
+        recorded(RUN, set()).momentum
