@@ -224,6 +224,8 @@ class _Launch:
         """
         said = [note] if note else []
         with self.sweep_dir.locked():
+            for path in self.sweep_dir.left_over():
+                path.unlink(missing_ok=True)
             if not self._is_fresh and self.sweep_dir.numbering() != self._numbering:
                 self._plan = self._schedule()  # another launch may have given numbers meanwhile
             changes = changes_since(self._sweep, self.sweep_dir, self._plan, self._surroundings)

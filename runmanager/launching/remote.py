@@ -10,7 +10,8 @@ from runmanager.launching.sweep_training import SweepTraining, surroundings_of
 from runmanager.launching.train_options import TrainOptions
 from runmanager.launching.worker import stop_asked
 from runmanager.parameters import ParameterError, identity
-from runmanager.tracking.errors import RunInUseError, StorageError
+from runmanager.tracking.errors import RunInUseError
+from runmanager.tracking.files import sync_now
 from runmanager.tracking.log_file import LogWriter
 
 Json = dict[str, Any]
@@ -54,9 +55,10 @@ def train_run(
         return {"lost": "the sweep file gives another grid each time that it is read; let it draw from a fixed seed"}
     try:
         training.train(loaded.runs[index], number, known_attempts)
+        sync_now()  # nobody is left to tell when it fails after this process has ended
     except RunInUseError as error:
         return {"taken": str(error)}
-    except StorageError as error:
+    except OSError as error:
         return {"lost": str(error)}
     return {"reads": sorted(training.reads)}
 

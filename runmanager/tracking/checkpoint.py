@@ -16,10 +16,11 @@ from typing import Any, BinaryIO
 from runmanager.tracking.errors import CheckpointError
 from runmanager.tracking.files import sync_folder
 from runmanager.tracking.journal import Record, storage_error
+from runmanager.tracking.temporaries import temporary_for
 
 State = Mapping[str, Any]
 
-_OURS = re.compile(r"epoch-\d+\.pt|\.epoch-\d+\.pt\.\d+\.tmp")
+_OURS = re.compile(r"epoch-\d+\.pt|\.epoch-\d+\.pt\..+\.tmp")
 
 
 class Checkpoints:
@@ -44,7 +45,7 @@ class Checkpoints:
         """
         name = f"epoch-{epoch:04d}.pt"
         content = {"state": dict(state), "generators": generators()}
-        temporary = self.folder / f".{name}.{os.getpid()}.tmp"
+        temporary = temporary_for(self.folder / name)
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
             size, digest = _write(temporary, content)

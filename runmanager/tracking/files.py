@@ -9,6 +9,8 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from runmanager.tracking.temporaries import temporary_for
+
 try:
     import fcntl
 except ImportError:  # not a POSIX system
@@ -29,7 +31,7 @@ def replace_text(path: Path, text: str, *, durable: bool = False) -> None:
     Raises:
         OSError: it could not be written; the old file is untouched and nothing is left beside it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = temporary_for(path)
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
@@ -64,7 +66,7 @@ def create_text(path: Path, text: str) -> None:
         FileExistsError: it is there already.
         OSError: it cannot be made.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = temporary_for(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         path.hardlink_to(temporary)
@@ -237,7 +239,7 @@ def locks_hold(folder: Path) -> bool:
     Raises:
         OSError: the folder cannot be written.
     """
-    path = folder / f".locks.{os.getpid()}"
+    path = temporary_for(folder / "locks")
     first = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     second = os.open(path, os.O_RDWR)
     try:

@@ -31,6 +31,11 @@ def _machine() -> dict[str, str]:
     return {"host": host_name(), "boot": boot, "pids": pids}
 
 
+def machine_text() -> str:
+    """What tells this machine, its boot and its container from all others, in one text."""
+    return "|".join(_machine().values())
+
+
 def this_process() -> dict[str, Any]:
     """What tells this process from every other: machine, boot, process id and the time that it started."""
     return _described(os.getpid())

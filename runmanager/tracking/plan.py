@@ -1,15 +1,17 @@
 """What sweep.json says of a sweep: where its numbers come from."""
 
+import os
 import platform
+import re
+import sys
 from datetime import UTC, datetime
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from runmanager import __version__
 from runmanager.tracking.run_dir import SweepDir
 
-_LIBRARIES = ("torch", "torchvision", "numpy", "tensorboard", "pandas")
+_INSTALLED = re.compile(r"(torch|torchvision|numpy|tensorboard|pandas)-([^-]+)\.dist-info")
 
 
 def describe(sweep_dir: SweepDir, **plan: Any) -> dict[str, Any]:
@@ -24,11 +26,17 @@ def describe(sweep_dir: SweepDir, **plan: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Python's version and those of the libraries that results depend on, none of which is imported for it."""
-    found = {"runmanager": __version__, "python": platform.python_version()}
-    for library in _LIBRARIES:
+    """Python's version and those of the libraries that results depend on.
+
+    They are read off the names of the folders that installers leave, since importing what else could tell takes longer than
+    a sweep takes to start.
+    """
+    found: dict[str, str] = {}
+    for folder in sys.path:
         try:
-            found[library] = version(library)
-        except PackageNotFoundError:
+            names = os.listdir(folder or ".")
+        except OSError:
             continue
-    return found
+        for match in filter(None, map(_INSTALLED.fullmatch, names)):
+            found.setdefault(match[1], match[2])
+    return {"runmanager": __version__, "python": platform.python_version(), **dict(sorted(found.items()))}

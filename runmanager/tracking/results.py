@@ -236,7 +236,13 @@ class ResultsWriter(Writer):
             file.close()
 
     def mark_out_of_date(self) -> None:
-        """Says that the tables lack what the journals have; they are written again as soon as that can be done."""
+        """Says that the tables lack what the journals have; they are written again as soon as that can be done.
+
+        Whoever never closes this writer, as a loop by hand may not, has it closed at the end of the program.
+        """
+        if not self._is_behind:
+            self._is_behind = True
+            atexit.register(self.close)
         self._let_go()
         for file in self._files:
             if file.path.exists():
@@ -281,18 +287,11 @@ class ResultsWriter(Writer):
         """Rebuilds the tables that another process has written, but spends no more than a tenth of the time on it."""
         if time.monotonic() < self._not_before:
             self.mark_out_of_date()
-            self._fall_behind()
             return
         began = time.monotonic()
         self._rebuild()
         took = time.monotonic() - began
         self._not_before = time.monotonic() + (10 * took if took > _QUICK_SECONDS else 0)
-
-    def _fall_behind(self) -> None:
-        """Whoever never closes this writer, as a loop by hand may not, has it closed at the end of the program."""
-        if not self._is_behind:
-            self._is_behind = True
-            atexit.register(self.close)
 
     def _rebuild(self) -> None:
         """Writes the tables from the folders, live rows last, and goes on from there."""
@@ -305,7 +304,6 @@ class ResultsWriter(Writer):
         self._write_runs("")
         if not is_all:
             self.mark_out_of_date()
-            self._fall_behind()
 
     def _take_over(self, has_rows: bool) -> None:
         """Goes on at the end of the tables as they stand, live rows not among them."""

@@ -26,6 +26,7 @@ from runmanager.tracking.journal import (
     storage_error,
 )
 from runmanager.tracking.owner import host_name
+from runmanager.tracking.temporaries import left_over
 
 _SWEEP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
 _RUN_FOLDER = re.compile(r"(\d+)-(?:[A-Za-z0-9_.,=+\-]*-)?([0-9a-f]{12})")
@@ -329,6 +330,11 @@ class SweepDir:
         except (OSError, ValueError):
             return {}
         return plan if isinstance(plan, dict) else {}
+
+    def left_over(self) -> list[Path]:
+        """What processes that are gone were about to put in the place of the plan or of a table."""
+        tables = {table.name for table in self._tables()}
+        return [*left_over(self.epochs_csv.parent, tables), *left_over(self.path)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:

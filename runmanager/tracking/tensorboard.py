@@ -12,8 +12,11 @@ from operator import mul
 from typing import TYPE_CHECKING, Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT
+from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
 from runmanager.parameters import encode, identity, short_text
@@ -33,6 +36,7 @@ _BIN_EDGES.append(sys.float_info.max)  # a diverging network has larger values t
 _BINS = [-edge for edge in reversed(_BIN_EDGES)] + [0.0] + _BIN_EDGES
 
 
+_SESSION_START, _SESSION_END = "_hparams_/session_start_info", "_hparams_/session_end_info"
 _TAGS = {"loss": "Loss", "accuracy": "Accuracy"}
 """The tags that the classroom knows; every other metric has its own name."""
 
@@ -69,7 +73,7 @@ class TensorBoardWriter(Writer):
         if is_new:
             file.write(_start_event(0))
         about = HParamsPluginData(session_start_info=_session_start(member))
-        file.write(_hparams_event(metadata.SESSION_START_INFO_TAG, about))
+        file.write(_hparams_event(_SESSION_START, about))
         return file
 
     def _file(self, member: Member) -> EventFile:
@@ -132,7 +136,7 @@ class TensorBoardWriter(Writer):
         status = api_pb2.STATUS_SUCCESS if end.status in DONE else api_pb2.STATUS_FAILURE
         info = SessionEndInfo(status=status, end_time_secs=time.time())
         file = EventFile(member.run_dir.new_events_file(".end"))
-        file.write(_hparams_event(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=info)))
+        file.write(_hparams_event(_SESSION_END, HParamsPluginData(session_end_info=info)))
         file.close()
 
 
@@ -152,8 +156,10 @@ def _event(summary: Summary, step: int = 0) -> bytes:
 
 
 def _hparams_event(tag: str, content: HParamsPluginData) -> bytes:
-    about = metadata.create_summary_metadata(content)
-    return _event(Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)]))
+    """A record for the HParams tab, as tensorboard.plugins.hparams.metadata makes it, which takes 0.15 s to import."""
+    plugin = SummaryMetadata.PluginData(plugin_name="hparams", content=content.SerializeToString())
+    nothing = TensorProto(dtype=DT_FLOAT, tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=0)]))
+    return _event(Summary(value=[Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin), tensor=nothing)]))
 
 
 def _session_start(member: Member) -> SessionStartInfo:

@@ -6,7 +6,7 @@ how much memory the command's process had used at most at that moment (VmHWM).
 Against: `python -c pass`, whole; an Optuna script, from its start to the first line of its objective.
 Then with a Trainer on the shipped Fashion-MNIST sample: from the start of the command to the first training step, which is when
 its loss function is first called with gradients on; TensorBoard on, as it is by default.
-Against: a script that imports torch and torchvision and reads the same four files, from its start to its end.
+Against: a script that imports torch and torchvision and reads the same four files, from its start to when they are read.
 Device: CPU, warm file caches, modules compiled before, the disk of this checkout. 15 rounds of the first part and 7 of the
 second, interleaved, after one that is not counted; each launch in a fresh project.
 """
@@ -76,14 +76,15 @@ sweep = Sweep(
     ),
 )
 """
-IMPORT_AND_READ = """
+IMPORT_AND_READ = f"""{NOTE}
 import gzip, pathlib, sys
 import torch, torchvision
-headers = {"images": 16, "labels": 8}
+headers = {{"images": 16, "labels": 8}}
 for path in pathlib.Path(sys.argv[1]).glob("*-ubyte.gz"):
     header = next(size for name, size in headers.items() if name in path.name)
     data = torch.frombuffer(bytearray(gzip.decompress(path.read_bytes())), dtype=torch.uint8)[header:]
     assert len(data) in (6_000, 1_000, 6_000 * 784, 1_000 * 784)
+note()
 """
 SAMPLE = ROOT / "runmanager" / "data" / "fashion_mnist_sample"
 
@@ -131,10 +132,10 @@ def first_line(folder: Path) -> None:
 
 
 def first_step(folder: Path) -> None:
-    trainers, empty = Projects(folder, "trainer", TRAINER), Projects(folder, "empty", "").make()
+    trainers, empty = Projects(folder, "trainer", TRAINER), Projects(folder, "empty", "")
     reading = [sys.executable, "-c", IMPORT_AND_READ, str(SAMPLE)]
     cases = {workers: partial(launched, trainers, workers) for workers in ("auto", "1", "0")}
-    cases["reading"] = lambda: seconds_of(lambda: run(reading, empty))
+    cases["reading"] = lambda: begun(empty.make(), reading)
     samples = interleaved(TRAINER_ROUNDS, cases)
     for workers in ("auto", "1", "0"):
         mine, theirs = samples[workers], samples["reading"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from runmanager.reporting.repair import check_sweeps
 from runmanager.tracking.history import read_sweep
 from runmanager.tracking.owner import this_process
 from runmanager.tracking.run_dir import SweepDir
+from runmanager.tracking.temporaries import temporary_for
 from tests.reporting.sweep_on_disk import DEAD, SweepOnDisk
 from tests.tensorboard_server import until
 
@@ -194,14 +196,19 @@ def make(path, seconds_ago=OLD_SECONDS, text=""):
     return path
 
 
+def temporary(name, pid):
+    """What a process of this machine was about to put in the place of a file."""
+    return temporary_for(Path(name)).name.replace(f"-{os.getpid()}-", f"-{pid}-")
+
+
 def test_files_of_processes_that_are_gone_are_told_and_dropped(sweep, dead_pid):
     one = next(sweep.dir.runs())
     dead = [
-        make(sweep.dir.path / f".sweep.json.{dead_pid}.1.tmp"),
-        make(sweep.dir.epochs_csv.parent / f".toy.csv.{dead_pid}.1.tmp"),
-        make(sweep.dir.path / f".locks.{dead_pid}"),
-        make(one.checkpoints / f".epoch-0001.pt.{dead_pid}.tmp"),
-        make(one.path / f".claim-2.{dead_pid}.7.tmp"),
+        make(sweep.dir.path / temporary("sweep.json", dead_pid)),
+        make(sweep.dir.epochs_csv.parent / temporary("toy.csv", dead_pid)),
+        make(sweep.dir.path / temporary("locks", dead_pid)),
+        make(one.checkpoints / temporary("epoch-0001.pt", dead_pid)),
+        make(one.path / temporary("claim-2", dead_pid)),
         make(one.claim_file(2), text=json.dumps(DEAD)),
         make(one.heartbeat),
         make(sweep.dir.launch_claim, text=json.dumps(DEAD)),
@@ -217,9 +224,9 @@ def test_files_of_processes_that_are_gone_are_told_and_dropped(sweep, dead_pid):
 def test_files_that_may_still_be_needed_are_kept(sweep, dead_pid):
     one = next(sweep.dir.runs())
     kept = [
-        make(sweep.dir.path / f".sweep.json.{os.getpid()}.1.tmp"),  # its process lives
-        make(sweep.dir.path / f".code.diff.{dead_pid}.1.tmp", seconds_ago=5),  # another machine's, perhaps
-        make(sweep.dir.epochs_csv.parent / f".other.csv.{dead_pid}.1.tmp"),  # another sweep's
+        make(sweep.dir.path / temporary("sweep.json", os.getpid())),  # its process lives
+        make(sweep.dir.path / f".code.diff.0123abcd-{dead_pid}-1.tmp", seconds_ago=5),  # another machine's, perhaps
+        make(sweep.dir.epochs_csv.parent / temporary("other.csv", dead_pid)),  # another sweep's
         make(one.claim_file(2), text=json.dumps(ALIVE)),
         make(one.path / ".notes.tmp"),
         make(one.path / "notes.1234.tmp"),

@@ -955,3 +955,18 @@ def test_a_run_that_diverged_ended_well(tmp_path: Path) -> None:
     ((_, value),) = read_values(run_folders(tmp_path)[0])[metadata.SESSION_END_INFO_TAG]
     about = HParamsPluginData.FromString(value.metadata.plugin_data.content)
     assert about.session_end_info.status == 1  # STATUS_SUCCESS
+
+
+def test_the_records_for_the_hparams_tab_are_those_of_tensorboards_own_module() -> None:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.plugins.hparams import api_pb2, metadata
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+
+    from runmanager.tracking import tensorboard as ours
+
+    content = HParamsPluginData(session_end_info=SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=1.5))
+    (value,) = Event.FromString(ours._hparams_event(metadata.SESSION_END_INFO_TAG, content)).summary.value
+    assert value.metadata == metadata.create_summary_metadata(content)
+    assert value.tensor == metadata.NULL_TENSOR
+    assert (ours._SESSION_START, ours._SESSION_END) == (metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG)
+    assert content.version == metadata.PLUGIN_DATA_VERSION
