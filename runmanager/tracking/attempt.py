@@ -129,8 +129,9 @@ def _begin_again(run_dir: RunDir) -> Attempt:
         begun = [record["attempt"] for record in journal.content.records if record["kind"] == "begin"]
         number = 1 + max([*run_dir.claims(), *begun], default=0)
         claim = _claim(run_dir, number)
-        # another attempt may have begun, or even ended, since we looked; of two that are about to, the lower one has it
-        if journal.has_changed() or _has_lower_claim(run_dir, number):
+        # of two that are about to begin, the lower one has it; and one may have ended since we looked, which is asked second
+        # because an attempt records its end before it drops its claim
+        if _has_lower_claim(run_dir, number) or journal.has_changed():
             _remove(claim)
             raise RunInUseError(None, "another process has just begun it", str(run_dir.path))
         for attempt, path in run_dir.claims().items():

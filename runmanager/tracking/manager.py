@@ -136,6 +136,7 @@ class RunManager:
         self._num_epochs = self._num_steps = 0  # of the run
         self._run_began = 0.0
         self._is_driven = False  # by a `with m.tracking(run)`
+        self._is_launched = False  # whose sys.exit() ends a run, and not the program
 
     @property
     def name(self) -> str:
@@ -182,7 +183,7 @@ class RunManager:
         """
         self._close_abandoned()
         self._begin(params_of(run), number=number, seed=seed, known_attempts=known_attempts)
-        self._is_driven = True
+        self._is_driven, self._is_launched = True, known_attempts is not None
         try:
             yield self
             self._finish()
@@ -472,7 +473,7 @@ class RunManager:
             self._end(INTERRUPTED, "the program ended before end_run()")
         elif isinstance(error, RunStopped):
             self._end(error.status, str(error))
-        elif isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and not self._is_driven):
+        elif isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and not self._is_launched):
             self._end(INTERRUPTED, type(error).__name__)
         else:
             status = OUT_OF_MEMORY if is_out_of_memory(error) else FAILED

@@ -16,7 +16,7 @@ from typing import Any
 
 from runmanager.tracking.files import replace_text, write_all
 from runmanager.tracking.history import SweepHistory, read_sweep
-from runmanager.tracking.rows import EpochRow, Metrics, RunEnd
+from runmanager.tracking.rows import FAILURES, EpochRow, Metrics, RunEnd
 from runmanager.tracking.run_dir import SweepDir
 from runmanager.tracking.tables import (
     JSON_END,
@@ -220,6 +220,8 @@ class ResultsWriter(Writer):
         if not self._is_behind:
             for file in self._files[:2]:
                 file.touch()  # the end record is younger than the rows
+        if end.status in FAILURES:
+            self._let_go()  # the disk may be full, and whoever deletes a table wants its room
 
     def close(self) -> None:
         """Brings the tables up to date, and lets go of them.
