@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 HELD_SIGNALS = (10, 15) if sys.platform == "linux" else ()  # SIGUSR1 and SIGTERM, without the cost of their names
 
 
+def with_source(environment: "dict[str, str]") -> "dict[str, str]":
+    """An environment in which a package that was not installed is found where it stands."""
+    source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120 (see above)
+    if os.path.basename(source) in ("site-packages", "dist-packages"):  # noqa: PTH119
+        return environment
+    paths = environment.get("PYTHONPATH")
+    return {**environment, "PYTHONPATH": f"{source}{os.pathsep}{paths}" if paths else source}
+
+
 class EarlyWorker:
     """A worker process without a pool yet."""
 
@@ -42,7 +51,7 @@ class EarlyWorker:
             self.pid = os.posix_spawn(
                 sys.executable,
                 arguments,
-                {"PYTHONHASHSEED": "0", **os.environ},
+                with_source({"PYTHONHASHSEED": "0", **os.environ}),
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, self.output, 1),

@@ -1,16 +1,17 @@
 """Where the file system's locks do not hold, one launch of a sweep at a time."""
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from runmanager.launching.sweep import SweepError
 from runmanager.tracking.attempt import beating
-from runmanager.tracking.files import locks_hold
-from runmanager.tracking.owner import is_alive, owner_text, this_process
+from runmanager.tracking.files import create_text, locks_hold
+from runmanager.tracking.journal import storage_error
+from runmanager.tracking.owner import is_alive, owner_text, read_owner, this_process
 from runmanager.tracking.run_dir import SweepDir
+from runmanager.tracking.temporaries import temporary_for
 
 
 @contextmanager
@@ -36,30 +37,42 @@ def alone_without_locks(sweep_dir: SweepDir) -> Iterator[str | None]:
 
 
 def _claim(claim: Path, name: str) -> None:
+    for _ in range(3):
+        try:
+            create_text(claim, json.dumps(this_process()))
+            return
+        except FileExistsError:
+            _refuse_living(claim, name)
+            _set_aside(claim)
+        except OSError as error:
+            raise storage_error(claim, error) from error
+    raise SweepError(name, ["other launches of it are starting as well; try again"])
+
+
+def _refuse_living(claim: Path, name: str) -> None:
+    owner = read_owner(claim)
     try:
-        with claim.open("x") as file:
-            file.write(json.dumps(this_process()))
+        last_sign = claim.stat().st_mtime
+    except OSError:  # it has just ended
         return
-    except FileExistsError:
-        owner = _owner_of(claim)
-    if owner is None or is_alive(owner, claim.stat().st_mtime):
-        who = owner_text(owner) if owner else "another process"
+    if owner and is_alive(owner, last_sign):
         raise SweepError(
             name,
             [
-                f"{who} is launching it, and the file system of runs/ does not keep locks, so they cannot share it; wait "
-                f"for that one to end. If it has died, delete {claim}"
+                f"{owner_text(owner)} is launching it, and the file system of runs/ does not keep locks, so they cannot share "
+                f"it; wait for that one to end. If it has died, delete {claim}"
             ],
         )
-    claim.unlink(missing_ok=True)
-    _claim(claim, name)
 
 
-def _owner_of(claim: Path) -> dict[str, object] | None:
-    """Who made the claim; None where that is not written yet."""
-    time.sleep(0.1)  # it is written right after it is made
+def _set_aside(claim: Path) -> None:
+    """Takes a dead launch's claim away; of several that try, one does, and what it took is not a new one."""
+    mine = temporary_for(claim)
     try:
-        owner = json.loads(claim.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return owner if isinstance(owner, dict) else None
+        claim.rename(mine)
+    except OSError:
+        return
+    if is_alive(read_owner(mine), mine.stat().st_mtime):  # somebody was quicker: give it back
+        mine.rename(claim)
+    else:
+        mine.unlink()

@@ -1,6 +1,7 @@
 """`launch`: trains what is missing of a sweep, in this process or in worker processes."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ from runmanager.launching.work import Work
 from runmanager.launching.worker import in_worker
 from runmanager.tracking.files import sync_now
 from runmanager.tracking.history import SweepHistory, read_run, read_sweep
+from runmanager.tracking.progress import say
 from runmanager.tracking.results import ResultsWriter, rebuild
-from runmanager.tracking.rows import DONE, RUNNING
+from runmanager.tracking.rows import COMPLETED, DONE, RUNNING
 from runmanager.tracking.run_dir import SweepDir
 from runmanager.tracking.writers import Writer
 
@@ -185,7 +187,8 @@ class _Launch:
         self.sweep_dir = SweepDir(self._sweep.project, self._sweep.name)
         self._numbering = self.sweep_dir.numbering()
         self._plan = self._schedule()
-        self._surroundings = way.check(self._plan.due[0].index) if self._plan.due else {}
+        ahead = [*self._plan.due, *self._plan.elsewhere]  # others' runs may have to be taken over
+        self._surroundings = way.check(ahead[0].index) if ahead else {}
 
     def _schedule(self) -> Schedule:
         return schedule(
@@ -225,7 +228,8 @@ class _Launch:
         said = [note] if note else []
         with self.sweep_dir.locked():
             for path in self.sweep_dir.left_over():
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # the next launch tries again
+                    path.unlink()
             if not self._is_fresh and self.sweep_dir.numbering() != self._numbering:
                 self._plan = self._schedule()  # another launch may have given numbers meanwhile
             changes = changes_since(self._sweep, self.sweep_dir, self._plan, self._surroundings)
@@ -298,12 +302,13 @@ class _Launch:
             if run_dir.checkpoints.is_dir():
                 history = read_run(run_dir, {self._sweep.objective or "": self._sweep.mode or ""})
                 if history is not None and history.status in DONE:
-                    keep.add(run_dir, history.score(self._sweep.objective or ""))
+                    value = history.score(self._sweep.objective or "")
+                    keep.add(run_dir, value if history.status == COMPLETED else None)
         return keep
 
     def _say(self, text: str) -> None:
         if not self._is_quiet and text:
-            print(text, flush=True)
+            say(text)
 
     def _say_unread(self, reads: set[str]) -> None:
         """A hand-written function tells only by running what it reads."""

@@ -1,12 +1,12 @@
 """How the runs of a launch end, and what follows from it."""
 
-import sys
 from collections import Counter
 
 from runmanager.launching.options import OnError
 from runmanager.tracking.checkpoint import Checkpoints
 from runmanager.tracking.faults import signature
-from runmanager.tracking.rows import COMPLETED, DONE, FAILURES, RunEnd
+from runmanager.tracking.progress import say
+from runmanager.tracking.rows import COMPLETED, DONE, FAILURES, Number, RunEnd, score
 from runmanager.tracking.run_dir import RunDir
 from runmanager.tracking.writers import Member, Writer
 
@@ -36,10 +36,11 @@ class Outcomes(Writer):
             self.metrics.update(dict.fromkeys(member.last))
 
     def lose(self, number: int, why: str) -> None:
-        """A run could not be recorded."""
+        """What a run recorded may not be there."""
         self.unrecorded.append(f"run {number} cannot be recorded: {why}")
-        self._failures[why] += 1
-        print(self.unrecorded[-1], file=sys.stderr)
+        if number not in self._ended:  # else it counts when it is asked whether to try it again
+            self._failures[signature(why, None) if self._on_error.same else ""] += 1
+        say(self.unrecorded[-1], to_stderr=True)
 
     def take(self, number: int) -> RunEnd | None:
         """How a run has just ended; None when it has not."""
@@ -77,17 +78,17 @@ class KeepBest(Writer):
         """A run has ended."""
         if self._num_kept is None or self._objective is None or end.status not in DONE:
             return
-        best = member.best.get(self._objective)
         if member.run_dir.checkpoints.is_dir():
-            self.add(member.run_dir, best.value if best and end.status == COMPLETED else None)
+            value = score(self._objective, member.best, member.metrics)
+            self.add(member.run_dir, value if end.status == COMPLETED else None)
 
-    def add(self, run_dir: RunDir, score: float | None) -> None:
+    def add(self, run_dir: RunDir, value: Number | None) -> None:
         """A run that has ended by itself has saved states, and this value of the objective."""
         if self._num_kept is None or self._objective is None:
             return
-        worst = -float("inf")
-        self._kept.append((worst if score is None else self._sign * score, -run_dir.number, run_dir))
-        self._kept.sort(reverse=True)
+        rank = -float("inf") if value is None else self._sign * value
+        others = [one for one in self._kept if one[2].number != run_dir.number]
+        self._kept = sorted([*others, (rank, -run_dir.number, run_dir)], key=lambda one: one[:2], reverse=True)
         for _, _, loser in self._kept[self._num_kept :]:
             Checkpoints(loser.checkpoints).drop()
         del self._kept[self._num_kept :]

@@ -77,7 +77,7 @@ class Processes:
         self, work: Work, writers: list[Writer], outcomes: Outcomes, limits: Limits
     ) -> tuple[StopRequest, set[str]]:
         """See `Way`."""
-        slots = self._slots[: max(1, len(work.due))]
+        slots = self._slots[: max(1, len(work.due) + len(work.elsewhere))]
         self._pool.add_slots(slots[1:])
         told = Writers([*writers, outcomes])
         modes = {self.description.objective or "": self.description.mode or ""}

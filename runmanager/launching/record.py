@@ -53,7 +53,7 @@ def _dated(changes: list[str]) -> list[dict[str, Any]]:
 def changes_since(sweep: Description, sweep_dir: SweepDir, plan: Schedule, surroundings: dict[str, Any]) -> list[str]:
     """What decides what a run reaches and is no longer as it was when the runs that are there were trained, a sentence each."""
     before = sweep_dir.read_plan()
-    if not plan.num_tried or not plan.due:
+    if not plan.num_tried or not (plan.due or plan.elsewhere):
         return []
     settings, code, its_versions = (_mapping(before.get(name)) for name in ("settings", "code", "versions"))
     return [

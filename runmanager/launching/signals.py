@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -24,13 +25,14 @@ class StopRequest:
         self._grace = interrupt_after
         self.number: int | None = None  # of the first signal
         self.reason = ""
-        self.count = 0
+        self.count = 0  # of signals
+        self._is_asked = False
         self._previous: dict[int, Any] = {}
 
     @property
     def is_asked(self) -> bool:
         """Whether to stop at the end of the epoch."""
-        return self.count > 0
+        return self._is_asked
 
     @property
     def is_urgent(self) -> bool:
@@ -40,7 +42,7 @@ class StopRequest:
     def ask(self, reason: str) -> None:
         """Asks for a stop without a signal: a limit was reached, say."""
         if not self.is_asked:
-            self.reason, self.count = reason, 1
+            self.reason, self._is_asked = reason, True
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
@@ -63,9 +65,11 @@ class StopRequest:
     def _take(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         if self.number is None:
-            self.number, self.reason = number, signal.Signals(number).name
+            self.number = number
+            self.ask(signal.Signals(number).name)
         if self.count == 1:
-            os.write(2, b"\nstopping at the end of the epoch; once more stops now\n")
+            with suppress(OSError):  # the terminal is gone, or who read our output: that is no reason to lose an epoch
+                os.write(2, b"\nstopping at the end of the epoch; once more stops now\n")
         if self._grace is None:
             return
         if self.count > 1:

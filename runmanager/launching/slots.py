@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runmanager.launching.early import with_source
+
 MAX_WORKERS = 1024
 """The most that can be asked for."""
 
@@ -26,13 +28,8 @@ class Slot:
     environment: dict[str, str]
 
     def whole_environment(self) -> dict[str, str]:
-        """With the driver's. A package that was not installed is found where it stands."""
-        environment = {**os.environ, **self.environment}
-        source = Path(__file__).parents[2]
-        if source.name not in ("site-packages", "dist-packages"):
-            paths = environment.get("PYTHONPATH")
-            environment["PYTHONPATH"] = f"{source}{os.pathsep}{paths}" if paths else str(source)
-        return environment
+        """With the driver's."""
+        return with_source({**os.environ, **self.environment})
 
 
 def parse_workers(text: str | int) -> int | None:

@@ -37,8 +37,12 @@ class Work:
             _refuse_own(one)
 
     def taken(self, one: ScheduledRun) -> None:
-        """Another launch has it, or had it since we looked."""
-        self._sort(one)
+        """Another launch has it, or had it since we looked. Where that does not show yet, it will at the next look."""
+        seen = self._seen(one)
+        if seen.is_due:
+            self.elsewhere.append(seen)
+        else:
+            self._sort(one)
 
     def again(self, one: ScheduledRun) -> None:
         """It is to be tried again, next."""
@@ -58,7 +62,7 @@ class Work:
             return
         if not self._has_said:
             self._has_said = True
-            runs = ", ".join(f"run {one.number} ({owner_text(one.owner)})" for one in self.elsewhere[:8])
+            runs = ", ".join(f"run {one.number} ({_who(one)})" for one in self.elsewhere[:8])
             self._say(f"waiting for what other launches train: {runs}")
         time.sleep(_WAIT_SECONDS)
 
@@ -76,6 +80,10 @@ class Work:
 
     def _seen(self, one: ScheduledRun) -> ScheduledRun:
         return one.seen(read_run(one.run_dir, {}), self._retried)
+
+
+def _who(one: ScheduledRun) -> str:
+    return owner_text(one.owner) if one.owner else "whoever has just claimed it"
 
 
 def _refuse_own(one: ScheduledRun) -> None:

@@ -1,13 +1,11 @@
 """Files of processes that are gone: temporaries, claims, signs of life, the doctor's own folders."""
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from runmanager.reporting.machine import SCRATCH
-from runmanager.tracking.owner import is_alive
+from runmanager.tracking.owner import is_alive, read_owner
 from runmanager.tracking.run_dir import RunDir, SweepDir
 from runmanager.tracking.temporaries import left_over
 
@@ -35,7 +33,10 @@ def old_scratch(root: Path) -> list[Path]:
 def _dead(claims: Iterable[Path], last_sign: float) -> list[Path]:
     """The claims whose maker is gone."""
     return [
-        path for claim in claims for path in _existing(claim) if not is_alive(_owner(path), last_sign or _mtime(path))
+        path
+        for claim in claims
+        for path in _existing(claim)
+        if not is_alive(read_owner(path), last_sign or _mtime(path))
     ]
 
 
@@ -48,15 +49,6 @@ def _mtime(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _owner(claim: Path) -> dict[str, Any]:
-    """Who made a claim; nobody where its maker died before saying so."""
-    try:
-        owner = json.loads(claim.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return owner if isinstance(owner, dict) else {}
 
 
 def _lives(pid: str) -> bool:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from runmanager.tracking.errors import RunInUseError
 from runmanager.tracking.files import create_text, locks_hold
 from runmanager.tracking.journal import Journal, Record, storage_error
-from runmanager.tracking.owner import is_alive, owner_text, this_process
+from runmanager.tracking.owner import is_alive, is_on_this_machine, owner_text, read_owner, this_process
 from runmanager.tracking.rows import RunEnd
 from runmanager.tracking.run_dir import RunDir
 
@@ -89,7 +89,7 @@ def end_for_dead(run_dir: RunDir, pid: int, end: RunEnd) -> bool:
     with closing(journal):
         ends = [record for record in journal.content.records if record["kind"] in ("begin", "end")]
         begun = [record for record in ends if record["kind"] == "begin"]
-        if not begun or begun[-1]["owner"]["pid"] != pid:
+        if not begun or not is_on_this_machine(begun[-1]["owner"], pid):
             return False
         journal.append(("end", end.record()))
     for path in (*run_dir.claims().values(), run_dir.heartbeat):
@@ -146,13 +146,13 @@ def _begin_again(run_dir: RunDir) -> Attempt:
 def _has_lower_claim(run_dir: RunDir, number: int) -> bool:
     """Whether a living process has an earlier attempt."""
     lower = [claim for attempt, claim in run_dir.claims().items() if attempt < number]
-    return any(is_alive(_claim_owner(claim), run_dir.last_sign(claim)) for claim in lower if _claim_owner(claim))
+    return any(is_alive(read_owner(claim), run_dir.last_sign(claim)) for claim in lower if read_owner(claim))
 
 
 def _refuse_while_in_use(run_dir: RunDir) -> None:
     """Before anything is touched: on another machine's disk a lock may not tell."""
     owners = [(owner, run_dir.last_sign()) for owner in _journal_owner(run_dir)]
-    owners += [(_claim_owner(claim), run_dir.last_sign(claim)) for claim in run_dir.claims().values()]
+    owners += [(read_owner(claim), run_dir.last_sign(claim)) for claim in run_dir.claims().values()]
     for owner, last_sign in owners:
         if owner and owner != this_process() and is_alive(owner, last_sign):
             raise RunInUseError(
@@ -171,16 +171,6 @@ def _journal_owner(run_dir: RunDir) -> list[Record]:
     if not ends and is_young and not locks_hold(run_dir.path):
         raise RunInUseError(None, "another process has just begun it", str(run_dir.path))
     return [ends[-1]["owner"]] if ends and ends[-1]["kind"] == "begin" else []
-
-
-def _claim_owner(claim: Path) -> dict[str, Any]:
-    """Who made a claim; nobody where its maker died before saying so."""
-    try:
-        owner = json.loads(claim.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    is_whole = isinstance(owner, dict) and isinstance(owner.get("host"), str) and isinstance(owner.get("pid"), int)
-    return owner if is_whole else {}
 
 
 def _claim(run_dir: RunDir, number: int) -> Path:

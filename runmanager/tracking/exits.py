@@ -1,6 +1,7 @@
 """How an open run learns that its loop died: by the interpreter's hooks, since a hand-written loop has no `with` to tell it."""
 
 import atexit
+import os
 import sys
 from types import TracebackType
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ class Abandonable(Protocol):
 
 _watched: set[Any] = set()
 _installed: set[str] = set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_watched.clear)  # the runs are the parent's to end
 
 
 def watch(manager: Abandonable) -> None:

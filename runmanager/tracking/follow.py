@@ -5,6 +5,7 @@ from typing import Any
 
 from runmanager.tracking.counting import Counting
 from runmanager.tracking.journal import Record
+from runmanager.tracking.owner import is_on_this_machine
 from runmanager.tracking.rows import EpochRow, RunEnd, metrics_from_json
 from runmanager.tracking.run_dir import RunDir
 from runmanager.tracking.writers import Member, Writers
@@ -36,7 +37,7 @@ class Follower:
         self._num_earlier = known_attempts
         self._params, self._writers, self._modes = params, writers, modes
         self._journal = run_dir.journal_follower()
-        self._counting = Counting()
+        self._counting = Counting(steps=False)
         self.member: Member | None = None  # once the attempt has begun
         self.end: RunEnd | None = None
         self.began = self.last_epoch = time.monotonic()
@@ -52,7 +53,7 @@ class Follower:
             self._counting.add(record)
             if record["kind"] == "begin":
                 self._num_earlier -= 1
-                if self._num_earlier < 0 and record["owner"]["pid"] == self.pid:
+                if self._num_earlier < 0 and is_on_this_machine(record["owner"], self.pid):
                     self._begin(record)
             elif self.member is not None and self.end is None:
                 self._take(self.member, record)

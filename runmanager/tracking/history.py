@@ -11,7 +11,6 @@ from runmanager.tracking.journal import JournalContent, Record
 from runmanager.tracking.owner import is_alive
 from runmanager.tracking.rows import (
     COMPLETED,
-    DONE,
     INTERRUPTED,
     RUNNING,
     Best,
@@ -20,8 +19,8 @@ from runmanager.tracking.rows import (
     Number,
     best_of,
     better_is,
-    improves,
     metrics_from_json,
+    score,
 )
 from runmanager.tracking.run_dir import RunDir, SweepDir, decoded_run
 
@@ -64,10 +63,7 @@ class RunHistory:
 
     def score(self, metric: str) -> Number | None:
         """The best value of a metric, or the run's own; None when there is no finite one."""
-        if metric in self.best:
-            return self.best[metric].value
-        value = self.metrics.get(metric)
-        return value if value is not None and improves(value, None, "max") else None
+        return score(metric, self.best, self.metrics)
 
 
 class SweepHistory:
@@ -205,8 +201,3 @@ def read_steps(run_dir: RunDir) -> Iterable[StepScalars]:
         for record in counted(run_dir.read_journal().records)
         if record["kind"] == "step"
     ]
-
-
-def is_complete(history: RunHistory | None) -> bool:
-    """Whether a run needs no more training."""
-    return history is not None and history.status in DONE

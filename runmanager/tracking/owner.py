@@ -1,5 +1,6 @@
 """Who is writing a run, and whether they still live."""
 
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -73,6 +74,21 @@ def is_alive(owner: dict[str, Any], last_sign: float = 0.0) -> bool:
     except PermissionError:  # another user's, of which the system may not tell more
         return _start_time(pid) in (owner.get("started"), None)
     return _start_time(pid) == owner.get("started")
+
+
+def is_on_this_machine(owner: Mapping[str, Any], pid: int) -> bool:
+    """Whether an owner is the process of this machine, boot and container that has this number."""
+    return owner.get("pid") == pid and all(owner.get(name) == value for name, value in _machine().items())
+
+
+def read_owner(path: Path) -> dict[str, Any]:
+    """Who made a claim; nobody where its maker died before saying so."""
+    try:
+        owner = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    is_whole = isinstance(owner, dict) and isinstance(owner.get("host"), str) and isinstance(owner.get("pid"), int)
+    return owner if is_whole else {}
 
 
 def owner_text(owner: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from runmanager import __version__
 from runmanager.tracking.run_dir import SweepDir
 
-_INSTALLED = re.compile(r"(torch|torchvision|numpy|tensorboard|pandas)-([^-]+)\.dist-info")
+_INSTALLED = re.compile(r"(torch|torchvision|numpy|tensorboard|pandas)-([^-]+)(?:-py[\d.]+)?\.(?:dist|egg)-info")
 
 
 def describe(sweep_dir: SweepDir, **plan: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """How far a sweep has come: what the live table, the notebook's table and the plain lines all show."""
 
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -230,3 +231,11 @@ def seconds_text(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def say(text: str, *, to_stderr: bool = False) -> None:
+    """Prints a line. Where nobody reads any more, a sweep goes on without."""
+    try:
+        print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+    except (OSError, ValueError):  # the terminal is gone, the pipe broken, the stream closed
+        return

@@ -20,7 +20,6 @@ from runmanager.tracking.rows import FAILURES, EpochRow, Metrics, RunEnd
 from runmanager.tracking.run_dir import SweepDir
 from runmanager.tracking.tables import (
     JSON_END,
-    JSON_START,
     NO_ROWS_END,
     Columns,
     ParamsText,
@@ -34,7 +33,7 @@ from runmanager.tracking.tables import (
 )
 from runmanager.tracking.writers import Member, Writer
 
-_QUICK_SECONDS = 0.05
+_QUICK_SECONDS = 0.01
 
 
 def rebuild(sweep_dir: SweepDir, live: Mapping[int, Member] = MappingProxyType({})) -> tuple[SweepHistory, bool]:
@@ -155,6 +154,7 @@ class ResultsWriter(Writer):
         self._in_tables: set[int] = set()  # runs that have a settled row
         self._has_rows = False
         self._is_behind = False  # whether the tables lack something that another process has recorded
+        self._closes_at_exit = False
         self._not_before = 0.0  # by the monotonic clock
 
     @_or_out_of_date
@@ -168,8 +168,9 @@ class ResultsWriter(Writer):
         else:
             self._params[member.number] = ParamsText(member.params, self._columns)
             if member.number in self._in_tables:
-                self._take_out(member.number)
-            self._write_runs("")
+                self._catch_up()
+            else:
+                self._write_runs("")
 
     @_or_out_of_date
     def resume(self, member: Member) -> None:
@@ -242,8 +243,9 @@ class ResultsWriter(Writer):
 
         Whoever never closes this writer, as a loop by hand may not, has it closed at the end of the program.
         """
-        if not self._is_behind:
-            self._is_behind = True
+        self._is_behind = True
+        if not self._closes_at_exit:
+            self._closes_at_exit = True
             atexit.register(self.close)
         self._let_go()
         for file in self._files:
@@ -268,25 +270,8 @@ class ResultsWriter(Writer):
         ]
         self._files[2].write(settled, "".join(live))
 
-    def _take_out(self, number: int) -> None:
-        """Takes a run's rows out of all tables, line by line, which is far quicker than writing them again."""
-        start = (f"{number},", f'{{"run":{number},', f"{number},")
-        lines, objects, runs = (
-            [line for line in file.path.read_text(encoding="utf-8").split("\n") if not line.startswith(first)]
-            for file, first in zip(self._files, start, strict=True)
-        )
-        objects = [line.removesuffix(",") for line in objects if line.startswith("{")]
-        live = tuple(f"{one}," for one in self._live)  # the tail, which is written anew
-        runs = [line for line in runs if not line.startswith(live)]
-        end = JSON_END if objects else NO_ROWS_END
-        texts = ("\n".join(lines), JSON_START + ",\n".join(objects) + end, "\n".join(runs))
-        for file, text in zip(self._files, texts, strict=True):
-            replace_text(file.path, text)
-        self._in_tables.discard(number)
-        self._take_over(bool(objects))
-
     def _catch_up(self) -> None:
-        """Rebuilds the tables that another process has written, but spends no more than a tenth of the time on it."""
+        """Rebuilds the tables where adding to them would not do, but spends no more than a tenth of the time on it."""
         if time.monotonic() < self._not_before:
             self.mark_out_of_date()
             return

@@ -163,6 +163,14 @@ def best_of(rows: Iterable[EpochRow], modes: Mapping[str, str]) -> dict[str, Bes
     return best
 
 
+def score(metric: str, best: Mapping[str, Best], metrics: Mapping[str, Number]) -> Number | None:
+    """The best value of a metric over a run's epochs, or the run's own; None when there is no finite one."""
+    if metric in best:
+        return best[metric].value
+    value = metrics.get(metric)
+    return value if value is not None and math.isfinite(value) else None
+
+
 def update_best(best: dict[str, Best], name: str, value: Number, epoch: int, modes: Mapping[str, str]) -> None:
     """Puts `value` into `best` when it improves on what is there."""
     standing = best.get(name)

@@ -36,6 +36,7 @@ _BIN_EDGES.append(sys.float_info.max)  # a diverging network has larger values t
 _BINS = [-edge for edge in reversed(_BIN_EDGES)] + [0.0] + _BIN_EDGES
 
 
+_MAX_GRAPHS = 8  # that are kept for networks of the same shape
 _SESSION_START, _SESSION_END = "_hparams_/session_start_info", "_hparams_/session_end_info"
 _TAGS = {"loss": "Loss", "accuracy": "Accuracy"}
 """The tags that the classroom knows; every other metric has its own name."""
@@ -104,6 +105,8 @@ class TensorBoardWriter(Writer):
     def _graph(self, network: "Module", inputs: Any) -> bytes:
         key = f"{_architecture(network)} {getattr(inputs, 'shape', None)}"
         if key not in self._graphs:
+            if len(self._graphs) == _MAX_GRAPHS:
+                del self._graphs[next(iter(self._graphs))]
             self._graphs[key] = _trace(network, inputs)
         return self._graphs[key]
 
