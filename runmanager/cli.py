@@ -122,13 +122,16 @@ def _show_end(history: "SweepHistory", *, quiet: bool) -> None:
 
 
 def _exit_status(history: "SweepHistory") -> int:
-    """1 when a run of this launch failed, 124 when it ran out of time."""
-    from runmanager.tracking.rows import FAILURES
+    """1 when a run of this launch did not end by itself, 124 when it was the launch's time that was over."""
+    from runmanager.tracking.rows import DONE, FAILURES
 
     trained = set(history.trained)
-    if history.unrecorded or any(run.number in trained and run.status in FAILURES for run in history.runs):
+    ends = {run.status for run in history.runs if run.number in trained}
+    if history.unrecorded or ends & set(FAILURES):
         return 1
-    return 124 if history.stopped and "--sweep-timeout" in history.stopped else 0
+    if history.stopped and "--sweep-timeout" in history.stopped:
+        return 124
+    return 1 if ends - set(DONE) else 0
 
 
 @app.command()

@@ -1,27 +1,30 @@
 """Training in worker processes: hands out runs, reads their journals, enforces limits, and stops what has to be stopped."""
 
 import signal
-import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
+from runmanager.launching.memory import OutOfMemoryKills
 from runmanager.launching.options import Limits
 from runmanager.launching.outcomes import Outcomes
-from runmanager.launching.pool import CallFailed, WorkerDied, WorkerPool
+from runmanager.launching.pool import CallFailed, WorkerDied, WorkerPool, signal_name
 from runmanager.launching.schedule import ScheduledRun
 from runmanager.launching.signals import StopRequest
 from runmanager.launching.work import Work
 from runmanager.tracking.attempt import end_for_dead
 from runmanager.tracking.errors import StorageError
 from runmanager.tracking.follow import Follower
-from runmanager.tracking.progress import seconds_text
+from runmanager.tracking.progress import say, seconds_text
 from runmanager.tracking.rows import INTERRUPTED, KILLED, OUT_OF_MEMORY, TIMED_OUT, RunEnd
 from runmanager.tracking.writers import Writers
 
 _TICK_SECONDS = 0.1
+_START_SECONDS = 120.0  # that a worker has to begin a run, beside its limit
+_MAX_INTERRUPTIONS = 3  # of a run by somebody who stops its worker
 _DUMP_SECONDS = 0.5  # that a worker has to write its stacks before it is killed
 
 
@@ -35,6 +38,8 @@ class _Running:
     verdict: tuple[str, str] | None = None  # the status and the reason for which its worker was killed
     dumped: float | None = None  # when its worker was told to write its stacks
     is_told: bool = False  # to stop at the end of the epoch
+    is_unreadable: bool = False  # its journal
+    handed_out: float = 0.0  # by the monotonic clock
 
 
 class Driver:
@@ -68,7 +73,8 @@ class Driver:
         self._outcomes, self._limits, self._stop = outcomes, limits, stop
         self._running: dict[Future[dict[str, Any]], _Running] = {}
         self._began = time.monotonic()
-        self._oom_kills = _oom_kills()
+        self._memory = OutOfMemoryKills()
+        self._interruptions: Counter[int] = Counter()
         self._stop_by: float | None = None  # when the grace period is over
         self.reads: set[str] = set()
         """The parameters that a hand-written function has read."""
@@ -91,7 +97,7 @@ class Driver:
             future = self._pool.submit(
                 "runmanager.launching.remote:train_run", *self._call, one.index, one.id, one.number, one.attempts
             )
-            self._running[future] = _Running(one, future)
+            self._running[future] = _Running(one, future, handed_out=time.monotonic())
 
     def _wait(self, work: Work) -> None:
         """Waits for a run to end, or a moment."""
@@ -116,7 +122,9 @@ class Driver:
         try:
             running.follower.read()
         except StorageError as error:
-            print(error, file=sys.stderr)
+            if not running.is_unreadable:
+                say(str(error), to_stderr=True)
+            running.is_unreadable = True
 
     def _finish(self, running: _Running, work: Work) -> None:
         """A worker has answered, or died."""
@@ -128,7 +136,7 @@ class Driver:
             answer = {"lost": f"{error}\n{error.traceback}"}
         except (OSError, RuntimeError, CancelledError) as error:  # no worker can be started
             answer = {"lost": f"no worker process could be started for it: {error}"}
-        if running.verdict and "taken" not in answer and "lost" not in answer:
+        else:
             self._overrule(running)
         self._follow(running)
         self.reads.update(answer.get("reads", ()))
@@ -136,22 +144,29 @@ class Driver:
             work.taken(running.one)
         elif "lost" in answer:
             self._outcomes.lose(running.one.number, answer["lost"])
+            self._pool.recycle(running.future)  # while it lives, its run counts as running
         end = self._outcomes.take(running.one.number)
         if end is not None and end.status == OUT_OF_MEMORY:
             self._pool.recycle(running.future)  # what it could not give back would fail the next run too
-        if end is not None and self._outcomes.tries_again(running.one.number, end) and not self._stop.is_asked:
+        if end is None or self._stop.is_asked:
+            return
+        if end.status == INTERRUPTED and running.verdict is None:  # somebody has told the worker alone to stop
+            self._interruptions[running.one.number] += 1
+            if self._interruptions[running.one.number] <= _MAX_INTERRUPTIONS:
+                work.again(running.one)
+        elif self._outcomes.tries_again(running.one.number, end):
             work.again(running.one)
 
     def _overrule(self, running: _Running) -> None:
-        """A run that ended just before it was to be killed: writing its stacks may have woken it too early from what it did."""
+        """A run that ended after its limit and before it was killed: writing its stacks has woken it from what it hung in."""
         follower = running.follower
-        if follower is None or follower.member is None or running.verdict is None:
+        if follower is None or follower.member is None or running.verdict is None or running.verdict[0] != TIMED_OUT:
             return
         status, reason = running.verdict
         try:
             end_for_dead(follower.run_dir, follower.pid, RunEnd(status, self._run_seconds(follower), reason))
         except StorageError as error:
-            print(error, file=sys.stderr)
+            say(str(error), to_stderr=True)
 
     def _note_death(self, running: _Running, died: WorkerDied) -> dict[str, Any]:
         """Records how a run ended whose worker can no longer say so."""
@@ -159,7 +174,8 @@ class Driver:
             self._follow(running)
         follower = running.follower
         if follower is None or follower.member is None:
-            return {} if running.verdict else {"lost": f"{died} before the run began\n{died.output}".strip()}
+            why = running.verdict[1] if running.verdict else f"{died} before the run began\n{died.output}"
+            return {"lost": why.strip()}
         if follower.end is not None:
             return {}
         status, reason = running.verdict or self._cause_of_death(died)
@@ -174,9 +190,8 @@ class Driver:
         """The status and the reason of a run whose worker ended without being told to."""
         if died.returncode >= 0:
             return KILLED, f"the worker process ended with exit status {died.returncode} before the run had ended"
-        name = signal.Signals(-died.returncode).name
-        before, self._oom_kills = self._oom_kills, _oom_kills()
-        if died.returncode == -signal.SIGKILL and self._oom_kills > before:
+        name = signal_name(-died.returncode)
+        if died.returncode == -signal.SIGKILL and self._memory.has_struck():
             return OUT_OF_MEMORY, f"the system had no memory left and killed the worker process ({name})"
         return KILLED, f"the worker process was killed by {name}"
 
@@ -198,7 +213,9 @@ class Driver:
 
     def _overdue(self, running: _Running) -> str | None:
         follower, now = running.follower, time.monotonic()
-        if follower is None or follower.member is None or follower.end is not None:
+        if follower is None or follower.member is None:
+            return self._overdue_to_begin(running)
+        if follower.end is not None:
             return None
         if self._limits.run is not None and now - follower.began > self._limits.run:
             return f"the run took longer than {seconds_text(self._limits.run)} (--run-timeout)"
@@ -206,6 +223,14 @@ class Driver:
             epoch = follower.member.epoch + 1
             return f"epoch {epoch} took longer than {seconds_text(self._limits.epoch)} (--epoch-timeout)"
         return None
+
+    def _overdue_to_begin(self, running: _Running) -> str | None:
+        """A worker that hangs while it reads the sweep file; to import torch it may take its time."""
+        limits = [limit for limit in (self._limits.run, self._limits.epoch) if limit is not None]
+        longest = min(limits, default=float("inf")) + _START_SECONDS
+        if time.monotonic() - running.handed_out <= longest:
+            return None
+        return f"the worker did not begin the run within {seconds_text(longest)}"
 
     def _signal(self, running: _Running, number: int) -> bool:
         """Whether the run had a worker to be told."""
@@ -217,6 +242,7 @@ class Driver:
     def _check_stop(self) -> None:
         """Passes on that somebody wants to stop: to the runs at first, and once that takes too long, to the system."""
         now = time.monotonic()
+        self._memory.look(now)
         if self._limits.sweep is not None and now - self._began > self._limits.sweep:
             self._stop.ask(f"the sweep took longer than {seconds_text(self._limits.sweep)} (--sweep-timeout)")
         if self._outcomes.fault:
@@ -226,19 +252,15 @@ class Driver:
         self._stop_by = self._stop_by or now + self._limits.grace
         is_over = self._stop.is_urgent or now > self._stop_by
         for running in self._running.values():
+            if running.future.done() or (running.follower and running.follower.end):
+                continue
             if is_over and running.verdict is None:
                 why = "at once" if self._stop.is_urgent else f"{seconds_text(self._limits.grace)} after that"
-                running.verdict = (INTERRUPTED, f"stopped by {self._stop.reason}, and killed {why}")
-                self._pool.kill(running.future)
+                running.verdict = (INTERRUPTED, f"stopped ({self._stop.reason}), and killed {why}")
+                if self._stop.is_urgent:
+                    self._pool.kill(running.future)
+                else:  # its stacks first
+                    running.dumped = now
+                    self._signal(running, signal.SIGUSR1)
             elif not running.is_told:
                 running.is_told = self._signal(running, signal.SIGTERM)
-
-
-def _oom_kills() -> int:
-    """How many processes this machine's kernel has killed because it had no memory left; 0 where it does not say."""
-    try:
-        with open("/proc/vmstat", "rb") as file:  # noqa: PTH123 (read once for each run)
-            line = next((line for line in file if line.startswith(b"oom_kill ")), b"oom_kill 0")
-    except OSError:
-        return 0
-    return int(line.split()[1])

@@ -34,7 +34,7 @@ class Here:
     ) -> tuple[StopRequest, set[str]]:
         """See `Way`."""
         stop = StopRequest(interrupt_after=limits.grace)
-        reason = lambda: f"stopped by {stop.reason}" if stop.is_asked else None  # noqa: E731
+        reason = lambda: f"stopped ({stop.reason})" if stop.is_asked else None  # noqa: E731
         training = SweepTraining(
             self._sweep, self.description.project, self._options, writers=[*writers, outcomes], stop_reason=reason
         )

@@ -205,6 +205,8 @@ class _Launch:
         for one in self._plan.runs:
             print(f"{one.number:4}  {one.action:24}  {one.run!r}")
         print(self._plan.summary())
+        for change in changes_since(self._sweep, self.sweep_dir, self._plan, self._surroundings):
+            print(f"changed: {change}")
         return read_sweep(self.sweep_dir)
 
     def make_room(self) -> None:
@@ -233,9 +235,11 @@ class _Launch:
             if not self._is_fresh and self.sweep_dir.numbering() != self._numbering:
                 self._plan = self._schedule()  # another launch may have given numbers meanwhile
             changes = changes_since(self._sweep, self.sweep_dir, self._plan, self._surroundings)
-            if not accept_changes:
+            trains = self._plan.due or self._plan.elsewhere
+            if trains and not accept_changes:
                 refuse_changes(self._sweep, changes)
-            said += [f"accepted: {change}" for change in changes]
+            note = "accepted" if trains else "note: since these runs were trained (--fresh trains them anew)"
+            said += [f"{note}: {change}" for change in changes]
             about = {**self._surroundings, "git": self._way.git.result(), "threads": self._way.threads}
             write_record(self._sweep, self.sweep_dir, self._plan, about, changes)
         if save_diff:
@@ -280,8 +284,8 @@ class _Launch:
         history.trained, history.unrecorded = sorted(outcomes.trained), outcomes.unrecorded
         if stop.is_asked:
             history.stopped = stop.reason
-            self._say(f"stopped by {stop.reason}; the same command goes on")
-        if outcomes.num_completed:
+            self._say(f"stopped ({stop.reason}); the same command goes on with what is left")
+        if outcomes.num_completed and not outcomes.num_resumed:
             self._say_unread(reads)
         self._say_objective(outcomes)
         if stop.number is not None:

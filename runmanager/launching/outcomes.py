@@ -21,7 +21,7 @@ class Outcomes(Writer):
         self._ended: dict[int, RunEnd] = {}
         self.trained: set[int] = set()
         """The numbers of the runs that have ended."""
-        self.num_completed = 0
+        self.num_completed = self.num_resumed = 0
         self.metrics: dict[str, None] = {}
         """What the completed ones have logged."""
         self.unrecorded: list[str] = []
@@ -34,6 +34,10 @@ class Outcomes(Writer):
         if end.status == COMPLETED:
             self.num_completed += 1
             self.metrics.update(dict.fromkeys(member.last))
+
+    def resume(self, member: Member) -> None:
+        """A run goes on, and may read less than one that begins."""
+        self.num_resumed += 1
 
     def lose(self, number: int, why: str) -> None:
         """What a run recorded may not be there."""

@@ -47,8 +47,13 @@ class CallFailed(RuntimeError):  # noqa: N818 - as above
 def _how_it_ended(returncode: int) -> str:
     if returncode >= 0:
         return f"exited with status {returncode}"
-    names = {int(number): number.name for number in signal.Signals}
-    return f"was killed by {names.get(-returncode, f'signal {-returncode}')}"
+    return f"was killed by {signal_name(-returncode)}"
+
+
+def signal_name(number: int) -> str:
+    """`SIGSEGV`, or `signal 40` for one that has no name."""
+    names = {int(known): known.name for known in signal.Signals}
+    return names.get(number, f"signal {number}")
 
 
 class WorkerPool(Executor):
@@ -82,16 +87,6 @@ class WorkerPool(Executor):
         with self._lock:
             self._free += more
         self._serve()
-
-    def prestart(self, num_workers: int = 1) -> None:
-        """Starts workers until there are so many, as far as there are slots; they import while the caller goes on.
-
-        Raises:
-            OSError: a process cannot be started.
-        """
-        with self._lock:
-            while self._free and len(self._workers) < num_workers:
-                self._start_worker()
 
     def submit(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Calls a function in a worker, as soon as one is free.

@@ -82,7 +82,8 @@ class Processes:
         told = Writers([*writers, outcomes])
         modes = {self.description.objective or "": self.description.mode or ""}
         with StopRequest() as stop:
-            driver = Driver(self._pool, len(slots), self._call, modes, told, outcomes, limits, stop)
+            call = (*self._call, self.description.code)
+            driver = Driver(self._pool, len(slots), call, modes, told, outcomes, limits, stop)
             driver.train(work)
         told.close()
         return stop, driver.reads

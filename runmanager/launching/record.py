@@ -1,9 +1,9 @@
 """What sweep.json keeps of a sweep, so that a later launch knows what is already there and what it was trained with."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from runmanager.launching.code_changes import code_changes
 from runmanager.launching.description import Description
 from runmanager.launching.schedule import Schedule
 from runmanager.launching.sweep import SweepError
@@ -53,7 +53,7 @@ def _dated(changes: list[str]) -> list[dict[str, Any]]:
 def changes_since(sweep: Description, sweep_dir: SweepDir, plan: Schedule, surroundings: dict[str, Any]) -> list[str]:
     """What decides what a run reaches and is no longer as it was when the runs that are there were trained, a sentence each."""
     before = sweep_dir.read_plan()
-    if not plan.num_tried or not (plan.due or plan.elsewhere):
+    if not plan.num_tried:
         return []
     settings, code, its_versions = (_mapping(before.get(name)) for name in ("settings", "code", "versions"))
     return [
@@ -71,15 +71,6 @@ def _list(value: Any) -> list[Any]:
 def _mapping(value: Any) -> dict[str, Any]:
     """A part of the record; empty where it is damaged."""
     return value if isinstance(value, dict) else {}
-
-
-def code_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What differs, file by file: `networks/fashion_cnn.py has changed`."""
-    return [
-        f"{name} is new" if name not in before else f"{name} is gone" if name not in now else f"{name} has changed"
-        for name in sorted({**before, **now})
-        if before.get(name) != now.get(name)
-    ]
 
 
 def _setting_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from runmanager.launching.code import code_of
+from runmanager.launching.code_changes import code_changes
 from runmanager.launching.description import Changes, describe, load_changed
 from runmanager.launching.load_sweep import project_of
 from runmanager.launching.sweep import SweepError
@@ -36,7 +38,14 @@ def check_sweep(file: str, changes: Json, options: Json, index: int) -> Json:
 
 
 def train_run(
-    file: str, changes: Json, options: Json, index: int, run_id: str, number: int, known_attempts: int
+    file: str,
+    changes: Json,
+    options: Json,
+    code: dict[str, str],
+    index: int,
+    run_id: str,
+    number: int,
+    known_attempts: int,
 ) -> Json:
     """Trains one run. Its journal says how it ended; what is returned is what no journal can say.
 
@@ -44,6 +53,7 @@ def train_run(
         file: the sweep file.
         changes: what this launch changes of it.
         options: what runs are trained with.
+        code: the code that this launch began with, since a worker may read the files later.
         index: the run's place in the grid.
         run_id: the first 12 digits of its identity, since a grid that is drawn anew has another run at that place.
         number: the run's number.
@@ -51,6 +61,9 @@ def train_run(
     """
     loaded = _load(file, changes)
     training = loaded.training(options)
+    changed = code_changes(code, loaded.code)
+    if changed:
+        return {"lost": f"since this launch began, {', '.join(changed)}; launch again to be asked about it"}
     if index >= len(loaded.runs) or identity(loaded.runs[index]._asdict())[:12] != run_id:
         return {"lost": "the sweep file gives another grid each time that it is read; let it draw from a fixed seed"}
     try:
@@ -70,6 +83,7 @@ class _Sweep:
         self.file = file
         self.sweep = load_changed(Path(file), Changes.from_json(changes))
         self.runs = self.sweep.runs()
+        self.code = code_of(Path(file), project_of(Path(file)))
         self._training: SweepTraining | None = None
 
     def training(self, options: Json) -> SweepTraining:

@@ -89,9 +89,11 @@ class SweepTraining:
                 self._train(run, seed)
         except (StorageError, KeyboardInterrupt):
             raise
-        except BaseException:  # it ends one run, whatever it is meant to end
+        except BaseException as error:  # it ends one run, whatever it is meant to end
             if not begun:
                 raise  # nothing has recorded it
+            if type(error).__name__ == "BdbQuit":  # the debugger's `quit` means the program
+                raise KeyboardInterrupt from error
         finally:
             self.manager.forget()
             _give_back_memory()

@@ -8,7 +8,7 @@ from typing import Any
 
 from runmanager.parameters import params_text, short_text
 from runmanager.tracking.exits import notebook_shell
-from runmanager.tracking.progress import Progress, ShownRun, number_text, seconds_text, verb, visible
+from runmanager.tracking.progress import Progress, ShownRun, number_text, say, seconds_text, verb, visible
 from runmanager.tracking.rows import COMPLETED, RUNNING, EpochRow, RunEnd
 from runmanager.tracking.writers import Member, Writer
 
@@ -42,7 +42,7 @@ class PlainDisplay(Writer):
 
     def _print_run(self, run: ShownRun, how: str) -> None:
         line = f"run {run.number}: {params_text(run.params)}".rstrip(": ")
-        print(f"{line} ({how})" if how else line, flush=True)
+        say(f"{line} ({how})" if how else line)
 
     def epoch(self, member: Member, row: EpochRow) -> None:  # noqa: D102
         run = self._progress.epoch(row)
@@ -53,11 +53,11 @@ class PlainDisplay(Writer):
             *values,
             seconds_text(row.epoch_seconds),
         ]
-        print("  ".join(parts), flush=True)
+        say("  ".join(parts))
 
     def end(self, member: Member, end: RunEnd) -> None:  # noqa: D102
         run = self._progress.end(member, end)
-        print(f"{ending_text(run)} · {self._progress.summary()}", flush=True)
+        say(f"{ending_text(run)} · {self._progress.summary()}")
 
 
 def ending_text(run: ShownRun) -> str:

@@ -154,8 +154,8 @@ def read_run(run_dir: RunDir, modes: Mapping[str, str]) -> RunHistory | None:
             history.status, history.run_seconds = record["status"], record["run_seconds"]
             history.error, history.traceback = record["error"], record["traceback"]
     _fold(history, counting.records)
-    if history.run_seconds is None and history.rows:
-        history.run_seconds = history.rows[-1].run_seconds
+    if history.rows:  # an attempt that ended before it took up an earlier one has been shorter than that
+        history.run_seconds = max(history.run_seconds or 0.0, history.rows[-1].run_seconds)
     if history.status == RUNNING:
         history.last_sign = run_dir.last_sign()
         if not is_alive(history.owner, history.last_sign):

@@ -258,10 +258,11 @@ class RunManager:
         return self._known
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The state that the run's last attempt saved, where that attempt did not end by itself; else None.
+        """The state that the run saved last, or None where there is none.
 
         To be called before the first epoch. The run then goes on where the state was taken: its rows up to there count, and
-        the random number generators are put back. `num_epochs` says where that is.
+        the random number generators are put back. `num_epochs` says where that is. A loop that is run once more so leaves its
+        completed runs as they are; a launch, which trains a completed run only when asked to, starts it from nothing.
 
         Raises:
             CallOrderError: no run is open, or an epoch has begun.
@@ -275,7 +276,7 @@ class RunManager:
         (tracked,) = self._group
         if tracked.has_recorded():
             raise CallOrderError("load_checkpoint(): something was logged already; call it right after the run begins")
-        resumed = resume(tracked.attempt, tracked.member, self._modes)
+        resumed = resume(tracked.attempt, tracked.member, self._modes, completed=not self._is_launched)
         if resumed is None:
             return None
         self._num_epochs, self._num_steps = resumed.epoch, resumed.num_steps

@@ -28,15 +28,21 @@ class Resumed:
     records: list[Record]  # of the saved states that there are
 
 
-def resume(attempt: Attempt, member: Member, modes: Mapping[str, str]) -> Resumed | None:
+def resume(attempt: Attempt, member: Member, modes: Mapping[str, str], *, completed: bool) -> Resumed | None:
     """Puts a member back to the newest saved state that can be read, and records that; None where nothing was saved.
+
+    Args:
+        attempt: the new attempt.
+        member: its run.
+        modes: which way the objective improves, by its name.
+        completed: whether the state of a run that has ended by itself is taken up too.
 
     Raises:
         CheckpointError: none of the saved states can be read.
         StorageError: it cannot be recorded.
     """
     records = attempt.journal.content.records
-    saved = _saved_states(records)
+    saved = _saved_states(records, completed)
     if not saved:
         return None
     found, state = _load_newest(Checkpoints(attempt.run_dir.checkpoints), saved)
@@ -54,13 +60,13 @@ def _as_of(records: list[Record], seq: int) -> list[Record]:
     return counted(record for record in records if record["seq"] <= seq)
 
 
-def _saved_states(records: list[Record]) -> list[Record]:
-    """The records of states that an unfinished run left, newest first."""
+def _saved_states(records: list[Record], completed: bool) -> list[Record]:
+    """The records of the saved states, newest first."""
     saved: list[Record] = []
     for record in records:
         if record["kind"] == "checkpoint":
             saved.append(record)
-        elif record["kind"] == "end" and record["status"] in DONE:
+        elif record["kind"] == "end" and record["status"] in DONE and not completed:
             saved.clear()
     return saved[::-1]
 

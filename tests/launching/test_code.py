@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from runmanager.data.splits import Splits
 from runmanager.launching.code import code_of, data_fingerprint, device_names
-from runmanager.launching.record import code_changes
+from runmanager.launching.code_changes import code_changes
 
 SWEEP = """\
 from collections import OrderedDict
