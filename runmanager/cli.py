@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +25,23 @@ def main() -> None:
         error.show()
         status = error.exit_code
     except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 1
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and not type(error).__module__.startswith("runmanager."):
             raise  # a fault of ours; an OSError is the disk's, and says which file
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         status = 2
+    _flush()
     sys.exit(status)
+
+
+def _flush() -> None:
+    """Where nobody reads the output any more, what is left of it goes nowhere, and does not change the exit status."""
+    for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 class _InOrder(click.Group):
@@ -105,7 +115,8 @@ def launch(sweep: str, dry_run: bool, quiet: bool, **options: Any) -> int:
         history, stopped_by = stopped.history, stopped.number
     if dry_run:
         return 0
-    _show_end(history, quiet=quiet)
+    with suppress(OSError, SystemExit):  # nobody reads it any more, for which rich leaves the program
+        _show_end(history, quiet=quiet)
     return 128 + stopped_by if stopped_by else _exit_status(history)
 
 

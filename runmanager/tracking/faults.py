@@ -42,7 +42,7 @@ def signature(error: str | None, traceback: str | None) -> str:
 
     Messages and values play no part. Without a traceback, the error's first words do.
     """
-    name = re.sub(r"\d+", "N", (error or "").split(":")[0])  # epoch 3 took too long, as epoch 4 did
+    name = re.sub(r"epoch \d+", "epoch N", (error or "").split(":")[0])  # epoch 3 took too long, as epoch 4 did
     places = [line.strip() for line in (traceback or "").splitlines() if line.lstrip().startswith('File "')]
     return "\n".join([name, *places])
 

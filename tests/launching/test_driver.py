@@ -93,7 +93,7 @@ def test_a_sweep_that_takes_too_long_stops_like_ctrl_c_and_exits_with_124(projec
     said = launched(project, "--sweep-timeout", "0.6", workers=2)
     assert said.status == 124, said.out + said.err
     assert project.statuses() == {1: "interrupted", 2: "interrupted"}
-    assert "stopped by the sweep took longer than 0.60 s (--sweep-timeout)" in said.out
+    assert "stopped (the sweep took longer than 0.60 s (--sweep-timeout))" in said.out
     assert "Traceback" not in said.out + said.err
     project.wait_for(lambda: not project.alive(), 5)
 
@@ -405,3 +405,28 @@ def test_the_driver_shows_what_the_workers_record(project):
         for line in (f"run {run}: k={run}", f"run {run}  epoch 2  val_loss {run}", f"run {run} completed in"):
             assert line in said.out
     assert "best val_loss 1 (run 1)" in said.out
+
+
+def test_a_signal_without_a_name_ends_one_run_alone(project):
+    project.by_function(in_run_two("os.kill(os.getpid(), 40)"), params=THREE, before=BEFORE)
+    said = launched(project)
+    assert said.status == 1
+    assert project.statuses() == {1: "completed", 2: "killed", 3: "completed"}
+    assert "signal 40" in project.history().runs[1].error
+
+
+def test_a_worker_that_alone_is_told_to_stop_has_its_run_tried_again(project):
+    once = "Path('mended').touch()\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(0.2)"
+    project.by_function(in_run_two(once) + EPOCH, params=THREE, before=BEFORE)
+    assert launched(project).status == 0
+    assert project.statuses() == {1: "completed", 2: "completed", 3: "completed"}
+
+
+def test_code_that_is_edited_in_mid_sweep_is_not_trained_by_a_worker_that_starts_later(project):
+    edits = "Path(__file__).write_text(Path(__file__).read_text().replace('run.k)', 'run.k + 100)'))\n    os._exit(1)"
+    project.by_function(in_run_two(edits), params=THREE, before=BEFORE)
+    said = launched(project)
+    assert said.status == 1
+    assert "sweeps/tiny.py has changed" in said.err
+    assert all(row.metrics["val_loss"] < 100 for run in project.history().runs for row in run.rows)
+    assert project.statuses().get(3) is None

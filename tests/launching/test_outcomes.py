@@ -98,7 +98,7 @@ def test_a_sweep_that_failures_have_stopped_says_why_and_ends_with_one(workers, 
     project.by_function("if run.k == 2:\n    raise ValueError('no')", params=SIX)
     said = launched(project, workers, "--on-error", "stop")
     assert said.status == 1
-    assert "stopped by 1 run failed (--on-error); the same command goes on" in said.out
+    assert "stopped (1 run failed (--on-error)); the same command goes on" in said.out
     assert project.statuses() == {1: "completed", 2: "failed"}
 
 
@@ -233,3 +233,10 @@ def test_what_a_run_read_before_it_failed_is_not_said_to_be_unread(workers, proj
 def test_what_a_killed_run_has_read_is_not_said_to_be_unread(project):
     project.by_function("float(run.lr)\nimport os\nos._exit(1)")
     assert "never read" not in launched(project, 1).out
+
+
+def test_the_best_runs_are_known_by_a_metric_of_the_run_too(project):
+    body = KEEPING.replace("m.log(score=run.k if epoch == 1 else 0)", "m.log(v=0)") + "return {'score': run.k}"
+    project.by_function(body, params="{'k': [2, 5, 1, 4, 3]}", sweep="objective='score'")
+    project.launch(keep=2)
+    assert with_states(project) == [2, 4]

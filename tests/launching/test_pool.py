@@ -162,15 +162,6 @@ def test_slots_that_are_added_are_used_by_calls_that_wait(pool, tmp_path):
     assert len({call.result(SECONDS) for call in calls}) == 2
 
 
-def test_workers_can_be_started_before_there_is_a_call(make_pool):
-    pool, before = make_pool(3), set(children(os.getpid()))
-    pool.prestart(2)
-    pool.prestart(1)
-    started = set(children(os.getpid())) - before
-    assert len(started) == 3  # and the guard
-    assert pool.submit("pool_calls:pid").result(SECONDS) in started
-
-
 def test_a_call_that_waits_can_be_cancelled_and_one_under_way_cannot(pool, tmp_path):
     first = pool.submit("pool_calls:wait_for", str(tmp_path / "go"))
     second, third = pool.submit("pool_calls:say", "second"), pool.submit("pool_calls:pid")
@@ -307,8 +298,6 @@ def test_a_process_that_cannot_be_started_fails_the_call_and_the_pool_goes_on(po
         patch.setattr(sys, "executable", "/nowhere/python")
         with pytest.raises(FileNotFoundError):
             pool.submit("pool_calls:echo", 1).result(SECONDS)
-        with pytest.raises(FileNotFoundError):
-            pool.prestart()
     assert pool.submit("pool_calls:echo", 1).result(SECONDS) == 1
 
 

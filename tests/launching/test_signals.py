@@ -70,7 +70,7 @@ def test_the_first_signal_ends_the_epoch_and_prints_the_table(number, workers, p
         assert "after epoch" in run.error
     assert "stopping at the end of the epoch; once more stops now" in said.err
     assert "Traceback" not in said.err + said.out
-    assert f"stopped by {number.name}; the same command goes on" in said.out
+    assert f"stopped ({number.name}); the same command goes on" in said.out
     table = said.out[said.out.index("the same command goes on") :]
     assert table.count("interrupted") == max(workers, 1)
 
@@ -143,7 +143,7 @@ def test_a_run_that_was_killed_after_the_grace_period_says_so(project):
         process.send_signal(signal.SIGINT)
         project.said(process, 10)
     (run,) = project.history().runs
-    assert run.error == "stopped by SIGINT, and killed 0.50 s after that"
+    assert run.error == "stopped (SIGINT), and killed 0.50 s after that"
 
 
 @IN_BOTH_WAYS
@@ -228,3 +228,18 @@ def test_when_the_launch_itself_is_killed_no_process_is_left_and_none_is_running
     with started(project, workers) as process:
         assert project.said(process, 20).status == 0
     assert set(project.statuses().values()) == {"completed"}
+
+
+@IN_BOTH_WAYS
+def test_a_launch_whose_output_nobody_reads_any_more_still_saves_its_epochs(workers, project):
+    """`runmanager launch ... | tee log`: Ctrl-C ends tee first. A terminal that is gone is the same."""
+    project.by_function(GOES_ON, params=PARAMS, before=BEFORE)
+    with started(project, workers) as process:
+        wait_for_epoch(project, workers)
+        process.stdout.close()
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    nothing_is_left(project)
+    for run in project.history().runs:
+        assert (run.status, len(run.rows)) == ("interrupted", begun(project, run.number))

@@ -1,5 +1,6 @@
 """Which records count when a run took several attempts: each epoch once, and nothing that was left behind."""
 
+import time
 from typing import Any
 
 import pytest
@@ -108,3 +109,21 @@ def histories(draw: st.DrawFn) -> tuple[list[Record], list[int]]:
 def test_whatever_the_attempts_each_epoch_counts_once_and_in_order(history: tuple[list[Record], list[int]]) -> None:
     records, epochs = history
     assert [record["epoch"] for record in counted(records) if record["kind"] == "epoch"] == epochs
+
+
+def test_a_run_that_was_resumed_hundreds_of_times_is_counted_in_no_time() -> None:
+    words: list[str] = []
+    for attempt in range(1, 401):
+        words += ["begin", *([f"resume{len(words)}"] if attempt > 1 else []), f"e{attempt}", f"c{attempt}"]
+    began = time.perf_counter()
+    kept = counted(journal(*words))
+    assert time.perf_counter() - began < 1
+    assert [record["epoch"] for record in kept if record["kind"] == "epoch"] == list(range(1, 401))
+
+
+def test_a_reader_that_needs_no_steps_keeps_none_and_counts_the_same() -> None:
+    records = journal("begin", "e1", "c1", "s1", "begin", "s2", "e1", "begin", "resume3", "s3", "e2")
+    counting = Counting(steps=False)
+    for record in records:
+        counting.add(record)
+    assert counting.records == [record for record in counted(records) if record["kind"] != "step"]

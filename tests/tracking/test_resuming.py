@@ -357,7 +357,7 @@ def test_a_damaged_line_of_the_journal_stops_no_resume(tmp_path: Path, kind: str
 # When
 
 
-def test_a_run_that_ended_by_itself_has_nothing_to_go_on_with(tmp_path: Path) -> None:
+def test_a_loop_that_is_run_once_more_leaves_its_completed_runs_as_they_are(tmp_path: Path) -> None:
     m = manager(tmp_path)
     with m.tracking(RUN):
         epoch(m)
@@ -368,8 +368,21 @@ def test_a_run_that_ended_by_itself_has_nothing_to_go_on_with(tmp_path: Path) ->
     m = manager(tmp_path)
     for run in (RUN, OTHER):
         m.begin_run(run)
-        assert m.load_checkpoint() is None
+        assert m.load_checkpoint() is not None
+        assert m.num_epochs == 1
         m.end_run()
+    m.close()
+    runs = read_sweep(SweepDir(tmp_path, "sweep")).runs
+    assert [(run.status, len(run.rows)) for run in runs] == [("completed", 1), ("diverged", 1)]
+
+
+def test_a_launch_trains_a_run_that_ended_by_itself_from_nothing(tmp_path: Path) -> None:
+    m = manager(tmp_path)
+    with m.tracking(RUN, known_attempts=0):
+        epoch(m)
+    with m.tracking(RUN, known_attempts=1):
+        assert m.load_checkpoint() is None
+        epoch(m)
     m.close()
 
 
