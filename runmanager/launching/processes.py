@@ -2,7 +2,7 @@
 
 import os
 import sys
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from runmanager.launching.work import Work
 from runmanager.tracking.plan import versions
 from runmanager.tracking.writers import Writer, Writers
 
+_SLOW_SECONDS, _MAX_EARLY = 0.3, 8
+
 
 class Processes:
     """The way that trains in workers. This process imports neither torch nor the sweep file; a worker does."""
@@ -36,15 +38,30 @@ class Processes:
         self.threads = self._slots[0].environment.get("OMP_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS", "")
         self._pool = WorkerPool(self._slots[:1], Path.cwd(), take_early())
         self._name = file.stem
+        self._num_slots = 1  # that the pool has
+        self._loading: list[Future[Any]] = []  # workers that read the sweep ahead of their first run
         self._call = (str(file), changes.to_json(), options._asdict())
         try:
             answer = self._submit("describe_sweep", *self._call[:2])
             self.git = GitQuery(project_of(file))  # while the worker starts, there is time
             versions()
+            self._start_others_if_slow(answer)
             self.description = Description.from_json(self._result(answer))
         except BaseException:
             self._pool.terminate()
             raise
+
+    def _start_others_if_slow(self, answer: "Future[dict[str, Any]]") -> None:
+        """Where reading the sweep takes long, as it does with torch, several workers read it at once.
+
+        How many runs are due is not known yet, so on a large machine not all workers are started for it.
+        """
+        if wait([answer], _SLOW_SECONDS).done:
+            return
+        others = self._slots[1:_MAX_EARLY]
+        self._pool.add_slots(others)
+        self._num_slots += len(others)
+        self._loading = [self._submit("load_sweep", *self._call[:2]) for _ in others]
 
     def _submit(self, function: str, *args: Any) -> "Future[dict[str, Any]]":
         return self._pool.submit(f"runmanager.launching.remote:{function}", *args)
@@ -78,7 +95,7 @@ class Processes:
     ) -> tuple[StopRequest, set[str]]:
         """See `Way`."""
         slots = self._slots[: max(1, len(work.due) + len(work.elsewhere))]
-        self._pool.add_slots(slots[1:])
+        self._pool.add_slots(slots[self._num_slots :])
         told = Writers([*writers, outcomes])
         modes = {self.description.objective or "": self.description.mode or ""}
         with StopRequest() as stop:
@@ -90,7 +107,7 @@ class Processes:
 
     def close(self, *, at_once: bool) -> None:
         """Ends the workers."""
-        if at_once:
+        if at_once or not all(future.done() for future in self._loading):
             self._pool.terminate()
         else:
             self._pool.shutdown()

@@ -1,5 +1,6 @@
 """What the driver has its workers do. Arguments and results are plain, as they cross a process border."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from runmanager.tracking.files import sync_now
 from runmanager.tracking.log_file import LogWriter
 
 Json = dict[str, Any]
+
+
+def load_sweep(file: str, changes: Json) -> None:
+    """Reads the sweep file ahead of the first run; what is wrong with it, the worker that describes it says."""
+    with suppress(Exception):
+        _load(file, changes)
 
 
 def describe_sweep(file: str, changes: Json) -> Json:
