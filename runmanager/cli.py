@@ -99,6 +99,10 @@ def app() -> None:
 @click.option(
     "--histograms-every", type=int, default=1, metavar="N", help="Epochs between histograms in TensorBoard; 0 for none."
 )
+@click.option("--keep-memory/--no-keep-memory", default=True, help="Workers keep freed memory for their next step.")
+@click.option(
+    "--fuse", default="auto", metavar="HOW", help="Train like runs in one step: auto (where faster), off, or how many."
+)
 @click.option("--quiet", "-q", is_flag=True, help="Show nothing while training.")
 def launch(sweep: str, dry_run: bool, quiet: bool, **options: Any) -> int:
     """Train what is missing of a sweep, or go on with it.
@@ -210,6 +214,18 @@ def board(sweep: str | None, port: int | None) -> int:
     root = project_root()
     log_dir = find_sweep(sweep, root).path if sweep else root / "runs"
     return run_board(log_dir, sweep or root.name, port)
+
+
+@app.command()
+@click.option("--quick", is_flag=True, help="Small data and few rounds, to see that everything works.")
+@click.option("--rounds", type=int, metavar="N", help="How often each side is measured; by default 5, quick 2.")
+@click.option("--only", multiple=True, metavar="ROW", help="A row by name, like grid or digits-128; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, one object a line.")
+def bench(quick: bool, rounds: int | None, only: tuple[str, ...], as_json: bool) -> int:
+    """Measure on this machine what launching, fusing and tracking bring, against a plain loop."""
+    from runmanager.launching.bench import bench as run_bench
+
+    return run_bench(quick=quick, rounds=rounds, only=only, as_json=as_json)
 
 
 @app.command()

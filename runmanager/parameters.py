@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-ROW_COLUMNS = ("run", "epoch", "loss", "accuracy", "epoch duration", "run duration")
+ROW_COLUMNS = ("run", "epoch", "loss", "accuracy", "epoch duration", "run duration", "group size")
 """The first columns of a results table, in their order; metrics follow, then the parameters."""
 
-RESERVED_NAMES = frozenset(ROW_COLUMNS) | {"val_loss", "val_accuracy", "step", "status", "error"}
+RESERVED_NAMES = frozenset(ROW_COLUMNS) | {"val_loss", "val_accuracy", "step", "status", "error", "overhead_seconds"}
 """Names that a results table needs for itself."""
 
 # The names of a mark are not JSON keys that a user's dict is likely to have; one that has them all the same is marked itself.

@@ -29,17 +29,34 @@ _DUMP_SECONDS = 0.5  # that a worker has to write its stacks before it is killed
 
 
 @dataclass(eq=False)
-class _Running:
-    """A run that a worker trains."""
+class _Member:
+    """A run that a worker trains, alone or in a group."""
 
     one: ScheduledRun
-    future: "Future[dict[str, Any]]"
     follower: Follower | None = None  # once the worker is known
+    is_unreadable: bool = False  # its journal
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its end is recorded."""
+        return self.follower is not None and self.follower.end is not None
+
+
+@dataclass(eq=False)
+class _Running:
+    """A group of runs that a worker trains."""
+
+    members: list[_Member]
+    future: "Future[dict[str, Any]]"
     verdict: tuple[str, str] | None = None  # the status and the reason for which its worker was killed
     dumped: float | None = None  # when its worker was told to write its stacks
     is_told: bool = False  # to stop at the end of the epoch
-    is_unreadable: bool = False  # its journal
     handed_out: float = 0.0  # by the monotonic clock
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all its runs have."""
+        return all(member.has_ended for member in self.members)
 
 
 class Driver:
@@ -61,7 +78,7 @@ class Driver:
         Args:
             pool: the workers.
             num_workers: how many there may be.
-            call: the first arguments of `remote.train_run`.
+            call: the first arguments of `remote.train_runs`.
             modes: which way the objective improves, by its name.
             writers: who is told what the workers record.
             outcomes: counts failures.
@@ -93,11 +110,11 @@ class Driver:
 
     def _hand_out(self, work: Work) -> None:
         while work.due and len(self._running) < self._num_workers and not self._stop.is_asked:
-            one = work.due.popleft()
-            future = self._pool.submit(
-                "runmanager.launching.remote:train_run", *self._call, one.index, one.id, one.number, one.attempts
-            )
-            self._running[future] = _Running(one, future, handed_out=time.monotonic())
+            group, arithmetic = work.take()
+            told = [(one.index, one.id, one.number, one.attempts) for one in group]
+            future = self._pool.submit("runmanager.launching.remote:train_runs", *self._call, told, arithmetic)
+            members = [_Member(one) for one in group]
+            self._running[future] = _Running(members, future, handed_out=time.monotonic())
 
     def _wait(self, work: Work) -> None:
         """Waits for a run to end, or a moment."""
@@ -110,81 +127,94 @@ class Driver:
             self._finish(running, work)
 
     def _follow(self, running: _Running) -> None:
-        """Tells the writers what the run's worker has recorded."""
-        if running.follower is None:
-            pid = self._pool.pid_of(running.future)
-            if pid is None:
-                return
-            params = running.one.run._asdict()
-            running.follower = Follower(
-                running.one.run_dir, params, pid, running.one.attempts, self._writers, self._modes
-            )
-        try:
-            running.follower.read()
-        except StorageError as error:
-            if not running.is_unreadable:
-                say(str(error), to_stderr=True)
-            running.is_unreadable = True
+        """Tells the writers what the worker has recorded of its runs."""
+        pid = self._pool.pid_of(running.future)
+        for member in running.members:
+            if member.follower is None and pid is not None:
+                member.follower = self._follower(member.one, pid)
+            if member.follower is None:
+                continue
+            try:
+                member.follower.read()
+            except StorageError as error:
+                if not member.is_unreadable:
+                    say(str(error), to_stderr=True)
+                member.is_unreadable = True
+
+    def _follower(self, one: ScheduledRun, pid: int) -> Follower:
+        return Follower(one.run_dir, one.run._asdict(), pid, one.attempts, self._writers, self._modes)
 
     def _finish(self, running: _Running, work: Work) -> None:
         """A worker has answered, or died."""
+        everyone = [member.one.number for member in running.members]
         try:
             answer = running.future.result()
         except WorkerDied as died:
             answer = self._note_death(running, died)
         except CallFailed as error:
-            answer = {"lost": f"{error}\n{error.traceback}"}
+            answer = _lost(everyone, f"{error}\n{error.traceback}")
         except (OSError, RuntimeError, CancelledError) as error:  # no worker can be started
-            answer = {"lost": f"no worker process could be started for it: {error}"}
+            answer = _lost(everyone, f"no worker process could be started for it: {error}")
         else:
             self._overrule(running)
         self._follow(running)
         self.reads.update(answer.get("reads", ()))
-        if "taken" in answer:
-            work.taken(running.one)
-        elif "lost" in answer:
-            self._outcomes.lose(running.one.number, answer["lost"])
+        for number, why in answer.get("lost", ()):
+            self._outcomes.lose(number, why)
+        if answer.get("lost"):
             self._pool.recycle(running.future)  # while it lives, its run counts as running
-        end = self._outcomes.take(running.one.number)
+        for member in running.members:
+            if member.one.number in answer.get("taken", ()):
+                work.taken(member.one)
+            self._settle(member.one, running, work, answer.get("size"))
+
+    def _settle(self, one: ScheduledRun, running: _Running, work: Work, size: int | None) -> None:
+        """What follows from how a run has ended: nothing more, or another try."""
+        end = self._outcomes.take(one.number)
         if end is not None and end.status == OUT_OF_MEMORY:
             self._pool.recycle(running.future)  # what it could not give back would fail the next run too
         if end is None or self._stop.is_asked:
             return
-        if end.status == INTERRUPTED and running.verdict is None:  # somebody has told the worker alone to stop
-            self._interruptions[running.one.number] += 1
-            if self._interruptions[running.one.number] <= _MAX_INTERRUPTIONS:
-                work.again(running.one)
-        elif self._outcomes.tries_again(running.one.number, end):
-            work.again(running.one)
+        if end.status == INTERRUPTED and size is not None:
+            work.again_in_groups_of(size, [one])
+        elif end.status == INTERRUPTED and running.verdict is None:  # somebody has told the worker alone to stop
+            self._interruptions[one.number] += 1
+            if self._interruptions[one.number] <= _MAX_INTERRUPTIONS:
+                work.again(one)
+        elif self._outcomes.tries_again(one.number, end):
+            work.again(one)
 
     def _overrule(self, running: _Running) -> None:
-        """A run that ended after its limit and before it was killed: writing its stacks has woken it from what it hung in."""
-        follower = running.follower
-        if follower is None or follower.member is None or running.verdict is None or running.verdict[0] != TIMED_OUT:
+        """Runs that ended after their limit and before they were killed: writing its stacks has woken one from what it hung in."""
+        if running.verdict is None or running.verdict[0] != TIMED_OUT:
             return
-        status, reason = running.verdict
-        try:
-            end_for_dead(follower.run_dir, follower.pid, RunEnd(status, self._run_seconds(follower), reason))
-        except StorageError as error:
-            say(str(error), to_stderr=True)
+        for follower in _begun(running):
+            try:
+                self._end_for(follower, *running.verdict)
+            except StorageError as error:
+                say(str(error), to_stderr=True)
+
+    def _end_for(self, follower: Follower, status: str, reason: str) -> None:
+        end_for_dead(follower.run_dir, follower.pid, RunEnd(status, self._run_seconds(follower), reason))
 
     def _note_death(self, running: _Running, died: WorkerDied) -> dict[str, Any]:
-        """Records how a run ended whose worker can no longer say so."""
+        """Records how runs ended whose worker can no longer say so."""
         if running.verdict is None:
             self._follow(running)
-        follower = running.follower
-        if follower is None or follower.member is None:
-            why = running.verdict[1] if running.verdict else f"{died} before the run began\n{died.output}"
-            return {"lost": why.strip()}
-        if follower.end is not None:
-            return {}
-        status, reason = running.verdict or self._cause_of_death(died)
-        end = RunEnd(status, self._run_seconds(follower), reason)
-        try:
-            end_for_dead(follower.run_dir, follower.pid, end)
-        except StorageError as error:
-            return {"lost": f"{reason}; {error}"}
-        return {}
+        answer: dict[str, Any] = {"lost": []}
+        verdict = None
+        for member in running.members:
+            follower, number = member.follower, member.one.number
+            if follower is None or follower.member is None:
+                why = running.verdict[1] if running.verdict else f"{died} before the run began\n{died.output}"
+                answer["lost"].append((number, why.strip()))
+            elif follower.end is None:
+                verdict = verdict or running.verdict or self._cause_of_death(died)
+                try:
+                    self._end_for(follower, *verdict)
+                except StorageError as error:
+                    answer["lost"].append((number, f"{verdict[1]}; {error}"))
+        return answer
 
     def _cause_of_death(self, died: WorkerDied) -> tuple[str, str]:
         """The status and the reason of a run whose worker ended without being told to."""
@@ -212,15 +242,19 @@ class Driver:
             self._pool.kill(running.future)
 
     def _overdue(self, running: _Running) -> str | None:
-        follower, now = running.follower, time.monotonic()
-        if follower is None or follower.member is None:
+        begun = _begun(running)
+        if not begun:
             return self._overdue_to_begin(running)
+        return next(filter(None, map(self._overdue_run, begun)), None)
+
+    def _overdue_run(self, follower: Follower) -> str | None:
+        now = time.monotonic()
         if follower.end is not None:
             return None
         if self._limits.run is not None and now - follower.began > self._limits.run:
             return f"the run took longer than {seconds_text(self._limits.run)} (--run-timeout)"
         if self._limits.epoch is not None and now - follower.last_epoch > self._limits.epoch:
-            epoch = follower.member.epoch + 1
+            epoch = 1 + (follower.member.epoch if follower.member else 0)
             return f"epoch {epoch} took longer than {seconds_text(self._limits.epoch)} (--epoch-timeout)"
         return None
 
@@ -252,7 +286,7 @@ class Driver:
         self._stop_by = self._stop_by or now + self._limits.grace
         is_over = self._stop.is_urgent or now > self._stop_by
         for running in self._running.values():
-            if running.future.done() or (running.follower and running.follower.end):
+            if running.future.done() or running.has_ended:
                 continue
             if is_over and running.verdict is None:
                 why = "at once" if self._stop.is_urgent else f"{seconds_text(self._limits.grace)} after that"
@@ -264,3 +298,13 @@ class Driver:
                     self._signal(running, signal.SIGUSR1)
             elif not running.is_told:
                 running.is_told = self._signal(running, signal.SIGTERM)
+
+
+def _begun(running: _Running) -> list[Follower]:
+    """Those who follow the runs that the worker has begun."""
+    followers = [member.follower for member in running.members if member.follower is not None]
+    return [follower for follower in followers if follower.member is not None]
+
+
+def _lost(numbers: list[int], why: str) -> dict[str, Any]:
+    return {"lost": [(number, why) for number in numbers]}

@@ -6,6 +6,7 @@ from runmanager.launching.description import describe
 from runmanager.launching.git import GitQuery
 from runmanager.launching.options import Limits
 from runmanager.launching.outcomes import Outcomes
+from runmanager.launching.schedule import ScheduledRun
 from runmanager.launching.signals import StopRequest
 from runmanager.launching.sweep import Sweep
 from runmanager.launching.sweep_training import SweepTraining, surroundings_of
@@ -25,9 +26,9 @@ class Here:
         self.description = describe(sweep)
         self.git = GitQuery(self.description.project)
 
-    def check(self, index: int) -> dict[str, Any]:
+    def check(self, indices: list[int], known: dict[str, Any]) -> dict[str, Any]:
         """See `Way`."""
-        return surroundings_of(self._sweep, self.description.project, index, self._options)
+        return surroundings_of(self._sweep, self.description.project, indices, 1, known, self._options)
 
     def train(
         self, work: Work, writers: list[Writer], outcomes: Outcomes, limits: Limits
@@ -55,13 +56,34 @@ class Here:
         if not work.due:
             work.wait()
             return
-        one = work.due.popleft()
+        group, arithmetic = work.take()
+        if arithmetic:
+            self._train_group(training, group, arithmetic, work, outcomes)
+        else:
+            self._train_alone(training, group[0], work, outcomes)
+        for one in group:
+            end = outcomes.take(one.number)
+            if end is not None and outcomes.tries_again(one.number, end):
+                work.again(one)
+
+    def _train_alone(self, training: SweepTraining, one: ScheduledRun, work: Work, outcomes: Outcomes) -> None:
         try:
             training.train(one.run, one.number, one.attempts)
         except RunInUseError:
             work.taken(one)
         except StorageError as error:
             outcomes.lose(one.number, str(error))
-        end = outcomes.take(one.number)
-        if end is not None and outcomes.tries_again(one.number, end):
-            work.again(one)
+
+    def _train_group(
+        self, training: SweepTraining, group: list[ScheduledRun], arithmetic: str, work: Work, outcomes: Outcomes
+    ) -> None:
+        numbers, attempts = [one.number for one in group], [one.attempts for one in group]
+        refused, unrecorded, size = training.train_group([one.run for one in group], numbers, attempts, arithmetic)
+        for one in group:
+            error = refused.get(one.number)
+            if isinstance(error, RunInUseError):
+                work.taken(one)
+            elif error is not None or one.number in unrecorded:
+                outcomes.lose(one.number, str(error or unrecorded[one.number]))
+        if size is not None:
+            work.again_in_groups_of(size, [one for one in group if outcomes.was_interrupted(one.number)])

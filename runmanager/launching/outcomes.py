@@ -6,7 +6,7 @@ from runmanager.launching.options import OnError
 from runmanager.tracking.checkpoint import Checkpoints
 from runmanager.tracking.faults import signature
 from runmanager.tracking.progress import say
-from runmanager.tracking.rows import COMPLETED, DONE, FAILURES, Number, RunEnd, score
+from runmanager.tracking.rows import COMPLETED, DONE, FAILURES, INTERRUPTED, Number, RunEnd, score
 from runmanager.tracking.run_dir import RunDir
 from runmanager.tracking.writers import Member, Writer
 
@@ -49,6 +49,11 @@ class Outcomes(Writer):
     def take(self, number: int) -> RunEnd | None:
         """How a run has just ended; None when it has not."""
         return self._ended.pop(number, None)
+
+    def was_interrupted(self, number: int) -> bool:
+        """Whether a run has just ended as one that goes on."""
+        end = self._ended.get(number)
+        return end is not None and end.status == INTERRUPTED
 
     def tries_again(self, number: int, end: RunEnd) -> bool:
         """Whether a run that ended like this is tried again at once; else it counts as failed."""

@@ -84,16 +84,19 @@ class Processes:
             raise SweepError(self._name, answer["faults"])
         return answer
 
-    def check(self, index: int) -> dict[str, Any]:
+    def check(self, indices: list[int], known: dict[str, Any]) -> dict[str, Any]:
         """See `Way`."""
         if not self.description.has_trainer:
             return {}
-        return self._result(self._submit("check_sweep", *self._call, index))
+        num_workers = min(len(self._slots), len(indices))
+        return self._result(self._submit("check_sweep", *self._call, indices, num_workers, known))
 
     def train(
         self, work: Work, writers: list[Writer], outcomes: Outcomes, limits: Limits
     ) -> tuple[StopRequest, set[str]]:
         """See `Way`."""
+        if len(self._slots) > 1:
+            work.longest_first()
         slots = self._slots[: max(1, len(work.due) + len(work.elsewhere))]
         self._pool.add_slots(slots[self._num_slots :])
         told = Writers([*writers, outcomes])

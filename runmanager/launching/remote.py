@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from runmanager.launching.allocator import give_back_memory, keep_memory
 from runmanager.launching.code import code_of
 from runmanager.launching.code_changes import code_changes
 from runmanager.launching.description import Changes, describe, load_changed
@@ -13,6 +14,7 @@ from runmanager.launching.sweep_training import SweepTraining, surroundings_of
 from runmanager.launching.train_options import TrainOptions
 from runmanager.launching.worker import stop_asked
 from runmanager.parameters import ParameterError, identity
+from runmanager.space.grid import Run
 from runmanager.tracking.errors import RunInUseError
 from runmanager.tracking.files import sync_now
 from runmanager.tracking.log_file import LogWriter
@@ -36,51 +38,73 @@ def describe_sweep(file: str, changes: Json) -> Json:
         return {"faults": [str(error)]}
 
 
-def check_sweep(file: str, changes: Json, options: Json, index: int) -> Json:
-    """What the sweep's results rest on beside its code, or what is wrong with the sweep."""
+def check_sweep(file: str, changes: Json, options: Json, indices: list[int], num_workers: int, known: Json) -> Json:
+    """What the sweep's results rest on beside its code, and which runs go together; or what is wrong with the sweep."""
+    told = _told(options)
     try:
-        return surroundings_of(_load(file, changes).sweep, project_of(Path(file)), index, TrainOptions(**options))
+        sweep = _load(file, changes).sweep
+        return surroundings_of(sweep, project_of(Path(file)), indices, num_workers, known, told)
     except SweepError as error:
         return {"faults": error.faults}
 
 
-def train_run(
+def train_runs(
     file: str,
     changes: Json,
     options: Json,
     code: dict[str, str],
-    index: int,
-    run_id: str,
-    number: int,
-    known_attempts: int,
+    group: list[tuple[int, str, int, int]],
+    arithmetic: str,
 ) -> Json:
-    """Trains one run. Its journal says how it ended; what is returned is what no journal can say.
+    """Trains a group of runs. Their journals say how they ended; what is returned is what no journal can say.
 
     Args:
         file: the sweep file.
         changes: what this launch changes of it.
         options: what runs are trained with.
         code: the code that this launch began with, since a worker may read the files later.
-        index: the run's place in the grid.
-        run_id: the first 12 digits of its identity, since a grid that is drawn anew has another run at that place.
-        number: the run's number.
-        known_attempts: how many attempts at it the driver knows of.
+        group: of each run its place in the grid, the first 12 digits of its identity (a grid that is drawn anew has another
+            run at that place), its number, and how many attempts at it the driver knows of.
+        arithmetic: how they are trained together.
     """
+    told = _told(options)
     loaded = _load(file, changes)
-    training = loaded.training(options)
     changed = code_changes(code, loaded.code)
     if changed:
-        return {"lost": f"since this launch began, {', '.join(changed)}; launch again to be asked about it"}
-    if index >= len(loaded.runs) or identity(loaded.runs[index]._asdict())[:12] != run_id:
-        return {"lost": "the sweep file gives another grid each time that it is read; let it draw from a fixed seed"}
+        return _all_lost(group, f"since this launch began, {', '.join(changed)}; launch again to be asked about it")
+    if any(index >= len(loaded.runs) or loaded.id_of(index) != run_id for index, run_id, _, _ in group):
+        return _all_lost(
+            group, "the sweep file gives another grid each time that it is read; let it draw from a fixed seed"
+        )
     try:
-        training.train(loaded.runs[index], number, known_attempts)
+        return _train(loaded.training(told), [loaded.runs[index] for index, *_ in group], group, arithmetic)
+    finally:
+        give_back_memory()
+
+
+def _all_lost(group: list[tuple[int, str, int, int]], why: str) -> Json:
+    return {"lost": [[number, why] for _, _, number, _ in group]}
+
+
+def _train(training: SweepTraining, runs: list[Run], group: list[tuple[int, str, int, int]], arithmetic: str) -> Json:
+    numbers, attempts = [one[2] for one in group], [one[3] for one in group]
+    taken: list[int] = []
+    lost: list[tuple[int, str]] = []
+    size = None
+    try:
+        if arithmetic:
+            refused, unrecorded, size = training.train_group(runs, numbers, attempts, arithmetic)
+            taken = [number for number, error in refused.items() if isinstance(error, RunInUseError)]
+            lost = [(number, str(error)) for number, error in refused.items() if number not in taken]
+            lost += unrecorded.items()
+        else:
+            training.train(runs[0], numbers[0], attempts[0])
         sync_now()  # nobody is left to tell when it fails after this process has ended
-    except RunInUseError as error:
-        return {"taken": str(error)}
+    except RunInUseError:
+        taken = numbers
     except OSError as error:
-        return {"lost": str(error)}
-    return {"reads": sorted(training.reads)}
+        lost = [(number, str(error)) for number in numbers]
+    return {"reads": sorted(training.reads), "taken": taken, "lost": lost, "size": size}
 
 
 class _Sweep:
@@ -93,16 +117,28 @@ class _Sweep:
         self.code = code_of(Path(file), project_of(Path(file)))
         self._training: SweepTraining | None = None
 
-    def training(self, options: Json) -> SweepTraining:
+    def id_of(self, index: int) -> str:
+        """The first 12 digits of a run's identity."""
+        return identity(self.runs[index]._asdict())[:12]
+
+    def training(self, options: TrainOptions) -> SweepTraining:
         if self._training is None:
             self._training = SweepTraining(
                 self.sweep,
                 project_of(Path(self.file)),
-                TrainOptions(**options),
+                options,
                 writers=[LogWriter()],
                 stop_reason=lambda: "stopped as asked" if stop_asked() else None,
             )
         return self._training
+
+
+def _told(options: Json) -> TrainOptions:
+    """What the driver tells with a call; what of it concerns the whole process is done, before the sweep's data is read."""
+    told = TrainOptions(**options)
+    if told.keep_memory:
+        keep_memory()  # where it cannot be had, training is slower and no number differs
+    return told
 
 
 _loaded: list[_Sweep] = []

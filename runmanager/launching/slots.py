@@ -1,13 +1,13 @@
 """How many workers a machine has room for, and what each may use."""
 
-import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from runmanager.launching.early import with_source
+from runmanager.machine import memory, num_cores
 
 MAX_WORKERS = 1024
 """The most that can be asked for."""
@@ -69,19 +69,20 @@ def make_slots(
         cores: how many may be used, if not as many as the system says.
     """
     environ = os.environ if environ is None else environ
-    cores = cores or _num_cores(folder)
+    cores = cores or num_cores(folder)
     gpus = _gpus(environ, folder)
     if workers == 0:
         return []
-    memory, free_memory = _memory(folder)
-    most = workers or len(gpus) or _at_most(cores, memory)
+    all_memory, free_memory = memory(folder)
+    most = workers or len(gpus) or _at_most(cores, all_memory)
     number = most if workers or gpus else _at_most(most, free_memory)
     shared = _unless_set(environ, PYTHONHASHSEED="0", OMP_NUM_THREADS=str(max(1, cores // most)))
+    shared["RUNMANAGER_WORKERS"] = str(most)  # a worker shares the machine's memory with so many
     return [Slot(index, {**shared, **_own_gpu(gpus, index)}) for index in range(min(number, max(1, num_due)))]
 
 
-def _at_most(number: int, memory: float) -> int:
-    return int(max(1, min(number, memory // _WORKER_BYTES)))
+def _at_most(number: int, num_bytes: float) -> int:
+    return int(max(1, min(number, num_bytes // _WORKER_BYTES)))
 
 
 def _unless_set(environ: Mapping[str, str], **values: str) -> dict[str, str]:
@@ -106,39 +107,3 @@ def _gpus(environ: Mapping[str, str], folder: Path) -> list[str]:
             break
         gpus.append(name)
     return gpus
-
-
-def _num_cores(folder: Path) -> int:
-    """Those that this process may run on, or as many as its container has the time of."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for text in _limits(folder, "cpu.max"):
-        quota, period = text.split()
-        if quota != "max":
-            cores = min(cores, math.ceil(int(quota) / int(period)))
-    return max(1, cores)
-
-
-def _memory(folder: Path) -> tuple[float, float]:
-    """The bytes that this process may have at all, and those that are free; infinite where the system does not say."""
-    try:
-        lines = (folder / "proc/meminfo").read_text().splitlines()
-    except OSError:
-        return math.inf, math.inf
-    kilobytes = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
-    total, free = (1024 * kilobytes.get(name, math.inf) for name in ("MemTotal", "MemAvailable"))
-    limits = [int(text) for text in _limits(folder, "memory.max") if text != "max"]
-    return min([total, *limits]), min([free, *limits])
-
-
-def _limits(folder: Path, name: str) -> Iterator[str]:
-    """What a file says of each control group that this process is in, its own and those above."""
-    try:
-        lines = (folder / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    own = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
-    top = folder / "sys/fs/cgroup"
-    for path in own:
-        for group in [top / path, *(top / path).parents]:
-            if group.is_relative_to(top) and (group / name).is_file():
-                yield (group / name).read_text().strip()

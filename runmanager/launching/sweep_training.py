@@ -4,26 +4,31 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+from runmanager.launching.fusion import known_kinds
 from runmanager.launching.sweep import Sweep
 from runmanager.launching.train_options import TrainOptions
 from runmanager.space.grid import Run
 from runmanager.tracking.errors import RunStopped, StorageError
-from runmanager.tracking.manager import RunManager
+from runmanager.tracking.manager import Entry, RunManager
 from runmanager.tracking.rows import DIVERGED, INTERRUPTED, EpochRow
 from runmanager.tracking.writers import Writer
 from runmanager.training.reads import recorded
 from runmanager.training.seeding import run_seed, seeded
 
 
-def surroundings_of(sweep: Sweep, project: Path, index: int, options: TrainOptions) -> dict[str, Any]:
-    """Checks a sweep against its trainer; returns what its results rest on beside the code, for the record: its data.
+def surroundings_of(
+    sweep: Sweep, project: Path, indices: Sequence[int], num_workers: int, known: dict[str, Any], options: TrainOptions
+) -> dict[str, Any]:
+    """Checks a sweep against its trainer; returns what its results rest on beside the code, and which runs go together.
 
     Args:
         sweep: the sweep.
         project: its project's folder.
-        index: the place in the grid of the first run that is to be trained, whose data is looked at.
+        indices: the places in the grid of the runs that are to be trained; the data of the first is looked at.
+        num_workers: how many processes will train.
+        known: what earlier launches have found out about training runs together.
         options: what runs are trained with.
 
     Raises:
@@ -34,8 +39,28 @@ def surroundings_of(sweep: Sweep, project: Path, index: int, options: TrainOptio
     sweep.check(project, checkpoints=options.checkpoint_every > 0)
     if sweep.trainer is None:
         return {}
-    splits = sweep.trainer.splits(sweep.runs()[index], sweep.seed, project)
-    return {"data": data_fingerprint(splits)}
+    from runmanager.launching.find_fusion import Finder
+
+    runs = sweep.runs()
+    splits = sweep.trainer.splits(runs[indices[0]], sweep.seed, project)
+    finder = Finder(sweep.trainer, runs, sweep.seed, project, options.fuse, num_workers, known_kinds(known))
+    return {"data": data_fingerprint(splits), "fusion": finder.find(indices).to_json()}
+
+
+class _Split(RunStopped):
+    """A group could not go on; its runs are interrupted, and go on in smaller groups."""
+
+    def __init__(self, reason: str, size: int) -> None:
+        super().__init__(INTERRUPTED, reason)
+        self.size = size
+
+
+class GroupEnd(NamedTuple):
+    """What no journal can say of a group."""
+
+    refused: dict[int, Exception]  # the runs that could not be begun, by their numbers
+    unrecorded: dict[int, str]  # those whose end could not be recorded
+    size: int | None  # of the groups in which its runs are to go on; None where they have ended
 
 
 class SweepTraining:
@@ -97,6 +122,44 @@ class SweepTraining:
         finally:
             self.manager.forget()
             _give_back_memory()
+
+    def train_group(
+        self, runs: Sequence[Run], numbers: Sequence[int], known_attempts: Sequence[int], arithmetic: str
+    ) -> "GroupEnd":
+        """Runs that are trained together; what a run raises ends it alone, and what the group raises ends none for good."""
+        assert self._sweep.trainer is not None
+        seeds = [run_seed(self._sweep.seed, run._asdict()) for run in runs]
+        entries = [Entry(*one) for one in zip(runs, numbers, seeds, known_attempts, strict=True)]
+        self.manager.unrecorded.clear()
+        size, refused = None, {}
+        try:
+            with self.manager.tracking_group(entries) as refused:
+                begun = [entry for entry in entries if entry.number not in refused]
+                if begun:
+                    self._train_begun(begun, arithmetic)
+        except _Split as split:
+            size = split.size
+        finally:
+            self.manager.forget()
+            _give_back_memory()
+        return GroupEnd(dict(refused), dict(self.manager.unrecorded), size)
+
+    def _train_begun(self, entries: Sequence[Entry], arithmetic: str) -> None:
+        from runmanager.training.group import GroupBroken
+
+        assert self._sweep.trainer is not None
+        try:
+            self._sweep.trainer.train_group(
+                [entry.run for entry in entries],
+                self.manager,
+                numbers=[entry.number for entry in entries],
+                seeds=[entry.seed or 0 for entry in entries],
+                arithmetic=arithmetic,
+                split_seed=self._sweep.seed,
+                project=self._project,
+            )
+        except GroupBroken as error:
+            raise _Split(str(error), error.size) from error
 
     def _train(self, run: Run, seed: int) -> None:
         if self._sweep.trainer is not None:

@@ -10,3 +10,5 @@ class TrainOptions(NamedTuple):
     histograms_every: int = 1
     checkpoint_every: int = 1
     stop_diverged: bool = False
+    keep_memory: bool = True
+    fuse: str | int = "auto"

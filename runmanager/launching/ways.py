@@ -28,8 +28,12 @@ class Way(Protocol):
     threads: str
     """How many threads a run has for its arithmetic, where that was laid down."""
 
-    def check(self, index: int) -> dict[str, Any]:
-        """Checks the sweep; returns what its results rest on. The run at this place in the grid is the first to be trained.
+    def check(self, indices: list[int], known: dict[str, Any]) -> dict[str, Any]:
+        """Checks the sweep; returns what its results rest on, and as `fusion` which of its runs are trained together.
+
+        Args:
+            indices: the places in the grid of the runs that are to be trained.
+            known: what earlier launches have found out about training runs together.
 
         Raises:
             SweepError: it lists all that is wrong.

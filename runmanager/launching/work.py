@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 
+from runmanager.launching.fusion import Fusion, Kind
 from runmanager.launching.schedule import Schedule, ScheduledRun
 from runmanager.tracking.errors import RunInUseError
 from runmanager.tracking.history import read_run
@@ -17,24 +18,72 @@ _WAIT_SECONDS = 0.1
 class Work:
     """What is left to do. Runs that another launch trains are waited for, and taken over when their process has died."""
 
-    def __init__(self, plan: Schedule, retried: Collection[str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Schedule, retried: Collection[str], say: Callable[[str], None], fusion: Fusion | None = None
+    ) -> None:
         """Takes over a plan.
 
         Args:
             plan: the runs.
             retried: statuses whose runs are due again, beside interrupted.
             say: what tells the user that there is only waiting left.
+            fusion: which runs may be trained together.
 
         Raises:
             RunInUseError: this very process has a run of the plan open, and would wait for itself.
         """
         self._retried, self._say = retried, say
+        self._fusion = fusion or Fusion()
+        self._most: dict[int, int] = {}  # how many may be in a group with a run, by its number, after one did not hold
         self.due = deque(plan.due)
         self.elsewhere = plan.elsewhere if plan.limit is None else []
+        self.has_grouped = False
+        """Whether runs were trained together."""
         self._looked = time.monotonic()
         self._has_said = False
         for one in self.elsewhere:
             _refuse_own(one)
+
+    def longest_first(self) -> None:
+        """Puts what takes long before what does not, so that no worker is left with it at the end; the unknown comes first."""
+        self.due = deque(sorted(self.due, key=self._seconds, reverse=True))
+
+    def _seconds(self, one: ScheduledRun) -> float:
+        """What the run's whole group takes, as far as that was measured."""
+        kind = self._fusion.kind(one.index)
+        if kind is None or not kind.epoch_seconds:
+            return float("inf")
+        epochs = getattr(one.run, "epochs", 1)
+        return kind.epoch_seconds * kind.size * (epochs if isinstance(epochs, int) else 1)
+
+    def take(self) -> tuple[list[ScheduledRun], str]:
+        """The runs that are trained next, together where that was found to be faster, and by which arithmetic."""
+        first = self.due.popleft()
+        kind = self._fusion.kind(first.index)
+        most = self._most_with(first, kind)
+        if kind is None or most == 1:
+            return [first], ""
+        alike = [one for one in self.due if self._is_alike(one, first, kind, most)]
+        num_groups = -(-(len(alike) + 1) // most)
+        group = [first, *alike[: -(-(len(alike) + 1) // num_groups) - 1]]
+        self.has_grouped |= len(group) > 1
+        numbers = {one.number for one in group}
+        self.due = deque(one for one in self.due if one.number not in numbers)
+        return group, kind.arithmetic
+
+    def _most_with(self, one: ScheduledRun, kind: Kind | None) -> int:
+        return 1 if kind is None else min(kind.size, self._most.get(one.number, kind.size))
+
+    def _is_alike(self, one: ScheduledRun, first: ScheduledRun, kind: Kind, most: int) -> bool:
+        """Whether two runs may be in one group, which goes on at one epoch."""
+        is_same = self._fusion.kind(one.index) is kind and one.resumes_after == first.resumes_after
+        return is_same and self._most_with(one, kind) == most
+
+    def again_in_groups_of(self, size: int, group: Collection[ScheduledRun]) -> None:
+        """Runs of a group that could not go on are to be tried again, next, in groups of at most that size."""
+        for one in group:
+            self._most[one.number] = size
+            self.again(one)
 
     def taken(self, one: ScheduledRun) -> None:
         """Another launch has it, or had it since we looked. Where that does not show yet, it will at the next look."""

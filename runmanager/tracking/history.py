@@ -45,6 +45,7 @@ class RunHistory:
     metrics: Metrics = field(default_factory=dict)  # logged outside any epoch
     last: Metrics = field(default_factory=dict)  # of every metric, whether of an epoch or of the run
     run_seconds: float | None = None
+    overhead_seconds: float | None = None  # that tracking has taken in the latest attempt
     error: str | None = None
     traceback: str | None = None
     began: float | None = None  # wall clock, seconds since 1970: a label
@@ -153,6 +154,7 @@ def read_run(run_dir: RunDir, modes: Mapping[str, str]) -> RunHistory | None:
         elif record["kind"] == "end":
             history.status, history.run_seconds = record["status"], record["run_seconds"]
             history.error, history.traceback = record["error"], record["traceback"]
+            history.overhead_seconds = record.get("overhead_seconds")
     _fold(history, counting.records)
     if history.rows:  # an attempt that ended before it took up an earlier one has been shorter than that
         history.run_seconds = max(history.run_seconds or 0.0, history.rows[-1].run_seconds)
@@ -174,7 +176,7 @@ def _begin_attempt(history: RunHistory, record: Mapping[str, Any]) -> None:
     history.attempts += 1
     history.began, history.owner = record["time"], record["owner"]
     history.status = RUNNING  # until an end record or a dead owner says otherwise
-    history.run_seconds = history.error = history.traceback = None
+    history.run_seconds = history.overhead_seconds = history.error = history.traceback = None
 
 
 def _fold(history: RunHistory, records: list[Record]) -> None:

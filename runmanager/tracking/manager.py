@@ -1,32 +1,34 @@
 """The RunManager: times and accumulates for a group of runs, and makes their epoch rows. It is the only one that does."""
 
 import itertools
-import math
 import os
 import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from runmanager.parameters import ROW_COLUMNS, identity, params_of
 from runmanager.tracking import exits
-from runmanager.tracking.attempt import Attempt, begin_attempt
 from runmanager.tracking.batches import BatchSizes, batch_length
-from runmanager.tracking.checkpoint import State
-from runmanager.tracking.errors import CallOrderError, EmptyEpochError, MetricError, RunStopped, StorageError
+from runmanager.tracking.errors import (
+    CallOrderError,
+    CheckpointError,
+    EmptyEpochError,
+    MetricError,
+    RunInUseError,
+    RunStopped,
+    StorageError,
+)
 from runmanager.tracking.faults import is_out_of_memory, one_line, traceback_text
 from runmanager.tracking.files import replace_text
 from runmanager.tracking.meters import Accuracy, Mean
-from runmanager.tracking.owner import this_process
-from runmanager.tracking.resuming import Keeper, resume
+from runmanager.tracking.overhead import Overhead
+from runmanager.tracking.resuming import resume
 from runmanager.tracking.rows import (
-    COMPLETED,
-    DIVERGED,
     DONE,
     FAILED,
     INTERRUPTED,
@@ -39,25 +41,21 @@ from runmanager.tracking.rows import (
     plain_number,
 )
 from runmanager.tracking.run_dir import RunDir, SweepDir, project_root, run_record
-from runmanager.tracking.writers import Member, Writer, Writers
+from runmanager.tracking.tracked import MakeState, Tracked
+from runmanager.tracking.writers import Writer, Writers
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
 
-@dataclass
-class _Tracked:
-    """A member of the group, with what only its manager touches."""
+class Entry(NamedTuple):
+    """A run that is to be tracked in a group."""
 
-    member: Member
-    attempt: Attempt
-    keeper: Keeper
-    begin_seq: int  # of the journal's record
-
-    def has_recorded(self) -> bool:
-        """Whether this attempt has recorded anything beside its begin."""
-        return self.attempt.journal.seq > self.begin_seq
+    run: Any  # a named tuple of hyperparameters
+    number: int  # in its sweep
+    seed: int | None = None
+    known_attempts: int | None = None
 
 
 class _Epoch:
@@ -70,6 +68,12 @@ class _Epoch:
         self.num_batches = 0
         self.has_steps = False
         self.began = time.perf_counter()
+
+    def drop(self, index: int) -> None:
+        """A member leaves in the middle of the epoch."""
+        self.loss.drop(index)
+        self.accuracy.drop(index)
+        del self.metrics[index]
 
 
 class RunManager:
@@ -125,7 +129,10 @@ class RunManager:
             chosen.append(make_display())
         self._writers = Writers([*chosen, *writers])
         self._checkpoint_every, self._stop_when = checkpoint_every, stop_when
-        self._group: list[_Tracked] = []
+        self._group: list[Tracked] = []
+        self._overhead = Overhead()
+        self.unrecorded: dict[int, str] = {}
+        """The numbers of the runs whose good end could not be recorded, and why."""
         self._rows: list[tuple[dict[str, Any], list[EpochRow]]] = []
         self._begun: dict[str, int] = {}  # how often each configuration was begun here
         self._known: dict[str, RunDir] | None = None  # by the first 12 digits of the run's identity
@@ -134,7 +141,7 @@ class RunManager:
         self._epoch: _Epoch | None = None
         self._sizes = BatchSizes(None)
         self._num_epochs = self._num_steps = 0  # of the run
-        self._run_began = 0.0
+        self._is_group = False  # whose members end each for itself
         self._is_driven = False  # by a `with m.tracking(run)`
         self._is_launched = False  # whose sys.exit() ends a run, and not the program
 
@@ -184,14 +191,79 @@ class RunManager:
         self._close_abandoned()
         self._begin(params_of(run), number=number, seed=seed, known_attempts=known_attempts)
         self._is_driven, self._is_launched = True, known_attempts is not None
-        try:
+        with self._to_the_end():
             yield self
+
+    @contextmanager
+    def tracking_group(self, entries: Sequence[Entry]) -> Iterator[dict[int, Exception]]:
+        """Tracks runs that are trained in lockstep inside the `with`, as `tracking` does one.
+
+        What is tracked then has a first dimension of K, and `leave` ends one member. The others do not notice.
+
+        Args:
+            entries: the runs.
+
+        Yields:
+            the numbers of those that could not be begun, and why; those that could are `numbers`.
+        """
+        self._close_abandoned()
+        refused: dict[int, Exception] = {}
+        self._begin_group()
+        for run, number, seed, known_attempts in entries:
+            try:
+                self._begin_member(params_of(run), number=number, seed=seed, known_attempts=known_attempts)
+            except (RunInUseError, StorageError) as error:
+                refused[number] = error
+        self._is_driven = self._is_launched = self._is_group = True
+        if not self._group:
+            yield refused
+            return
+        with self._to_the_end():
+            yield refused
+
+    @contextmanager
+    def _to_the_end(self) -> Iterator[None]:
+        """Ends what is tracked when it is left, by whatever way."""
+        try:
+            yield
             self._finish()
         except BaseException as error:
             self.abandon(error)
             raise
         finally:
             self._is_driven = False
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the runs that are tracked now: the group's members, without those that have left."""
+        return [tracked.member.number for tracked in self._group]
+
+    def leave(self, number: int, error: Exception | None = None) -> None:
+        """Ends one member of the group: completed, or failed by `error`.
+
+        Raises:
+            CallOrderError: no member has that number.
+        """
+        tracked = next((one for one in self._group if one.member.number == number), None)
+        if tracked is None:
+            raise CallOrderError(f"leave({number}): the group has {self.numbers}; pass one of these")
+        try:
+            ended = self._ended_by(error) if error is not None else (*tracked.finish(), None)
+        except StorageError as failure:
+            ended = self._ended_by(failure)
+        position = self._group.index(tracked)
+        if self._epoch is not None:
+            self._epoch.drop(position)
+        del self._group[position]
+        self._end_one(tracked, *ended)
+        self._overhead.num_members = max(1, len(self._group))
+
+    def _begin_group(self) -> None:
+        self._group, self._is_group = [], False
+        self._overhead.begin(1)
+        self._sizes = BatchSizes(None)
+        self._num_epochs = self._num_steps = 0
+        exits.watch(self)
 
     def _begin(
         self,
@@ -202,28 +274,40 @@ class RunManager:
         replicate: int = 1,
         known_attempts: int | None = None,
     ) -> None:
+        """Begins a group of one."""
+        self._begin_group()
+        self._begin_member(params, number=number, seed=seed, replicate=replicate, known_attempts=known_attempts)
+
+    def _begin_member(
+        self,
+        params: dict[str, Any],
+        *,
+        number: int | None = None,
+        seed: int | None = None,
+        replicate: int = 1,
+        known_attempts: int | None = None,
+    ) -> None:
+        began = time.perf_counter()
         run_id = identity(params, replicate)
         run_dir = self._run_dir(params, number, run_id)
-        attempt = begin_attempt(run_dir)  # first, because only the run's one writer may touch what is there
-        try:
-            attempt.refuse_unless_known(known_attempts)
-            who = run_record(run_dir.number, run_id, params, seed, replicate)
-            fields = {"attempt": attempt.number, "time": time.time(), "owner": this_process(), "run": who}
-            attempt.journal.append(("begin", fields))
-        except BaseException:
-            attempt.close()
-            raise
-        self._write_for_people(run_dir, who)
-        member = Member(run_dir.number, params, run_dir, attempt.number)
-        self._rows.append((params, member.rows))
-        self._group = [
-            _Tracked(member, attempt, Keeper(run_dir, self._checkpoint_every, self._modes), attempt.journal.seq)
-        ]
-        self._sizes = BatchSizes(None)
-        self._num_epochs = self._num_steps = 0
-        exits.watch(self)
-        self._writers.begin(member)
-        self._run_began = time.perf_counter()
+        who = run_record(run_dir.number, run_id, params, seed, replicate)
+        tracked = Tracked.begin(
+            run_dir,
+            params,
+            who,
+            known_attempts=known_attempts,
+            checkpoint_every=self._checkpoint_every,
+            modes=self._modes,
+            writers=self._writers,
+        )
+        tracked.write_for_people(who)
+        self._rows.append((params, tracked.member.rows))
+        self._group.append(tracked)
+        self._writers.begin(tracked.member)
+        num_others = len(self._group) - 1
+        tracked.began = time.perf_counter()
+        self._overhead.num_members = num_others + 1
+        self._overhead.seconds = (self._overhead.seconds * num_others + tracked.began - began) / (num_others + 1)
 
     def _run_dir(self, params: dict[str, Any], number: int | None, run_id: str) -> RunDir:
         """The folder that the run has, or a new one."""
@@ -235,13 +319,6 @@ class RunManager:
             self._next_number = max(self._next_number, run_dir.number + 1)
         run_dir.make()
         return run_dir
-
-    def _write_for_people(self, run_dir: RunDir, who: dict[str, Any]) -> None:
-        """Writes run.json; the journal says the same, so a run does not fail for want of it."""
-        try:
-            run_dir.write_run(who)
-        except StorageError as error:
-            warnings.warn(f"run.json cannot be written: {error}", RuntimeWarning, stacklevel=4)
 
     def _open_sweep(self) -> dict[str, RunDir]:
         """Makes the sweep's folder and finds the runs that it has."""
@@ -269,40 +346,65 @@ class RunManager:
             CheckpointError: there are saved states, but none can be read.
         """
         self._need_run("load_checkpoint()")
+        loaded: list[dict[str, Any]] = []
+        self.load_checkpoints(lambda index, state: loaded.append(state))
+        return loaded[0] if loaded else None
+
+    def load_checkpoints(self, take: Callable[[int, dict[str, Any]], None]) -> None:
+        """Takes up what the members of the group saved last, as `load_checkpoint` does for one run.
+
+        Args:
+            take: gets each member's place and state, while the random number generators are that member's.
+
+        Raises:
+            CallOrderError: an epoch has begun.
+            CheckpointError: there are saved states, but none can be read, or those of the members are of different epochs.
+        """
         if self._epoch is not None or self._num_epochs:
             raise CallOrderError(
                 "load_checkpoint(): an epoch has begun already; call it before the first begin_epoch()"
             )
-        (tracked,) = self._group
-        if tracked.has_recorded():
+        if any(tracked.has_recorded() for tracked in self._group):
             raise CallOrderError("load_checkpoint(): something was logged already; call it right after the run begins")
+        with self._overhead:
+            epochs = {self._take_up(index, tracked, take) for index, tracked in enumerate(self._group)}
+        if len(epochs) > 1:
+            raise CheckpointError(f"the members' saved states are of epochs {sorted(epochs)}; train them one by one")
+        self._num_epochs = epochs.pop()
+
+    def _take_up(self, index: int, tracked: Tracked, take: Callable[[int, dict[str, Any]], None]) -> int:
+        """The epoch that a member's last state is of."""
         resumed = resume(tracked.attempt, tracked.member, self._modes, completed=not self._is_launched)
         if resumed is None:
-            return None
-        self._num_epochs, self._num_steps = resumed.epoch, resumed.num_steps
-        self._run_began = time.perf_counter() - resumed.run_seconds
+            return 0
+        self._num_steps = resumed.num_steps
+        tracked.began = time.perf_counter() - resumed.run_seconds
         tracked.keeper.take_up(resumed.records, tracked.member.rows)
         self._writers.resume(tracked.member)
-        return resumed.state
+        take(index, resumed.state)
+        return resumed.epoch
 
     @property
     def num_epochs(self) -> int:
         """How many epochs of the open run are done, those before its last saved state included."""
         return self._num_epochs
 
-    def watch(self, network: "Module | None", loader: Any = None) -> None:
-        """Says which network and loader the run has; `begin_run` does so when it is given them.
+    def watch(self, network: "Module | Sequence[Module] | None", loader: Any = None) -> None:
+        """Says which network and loader the run has; `begin_run` does so when it is given them. A group has a list of networks.
 
         Raises:
             CallOrderError: no run is open.
         """
         self._need_run("watch()")
-        self._sizes = BatchSizes(loader)
-        for tracked in self._group:
-            tracked.member.network, tracked.member.loader = network, loader
-            self._writers.watch(tracked.member)
+        with self._overhead:
+            self._sizes = BatchSizes(loader)
+            networks = network if isinstance(network, list) else [network] * len(self._group)
+            for tracked, its_network in zip(self._group, networks, strict=True):
+                tracked.member.network, tracked.member.loader = its_network, loader
+                self._writers.watch(tracked.member)
         if self._epoch is None and self._num_epochs == 0:
-            self._run_began = time.perf_counter()  # the run's clock leaves out what TensorBoard has just cost
+            for tracked in self._group:  # the run's clock leaves out what TensorBoard has just cost
+                tracked.began = time.perf_counter()
 
     def begin_epoch(self) -> None:
         """Begins an epoch and its clock.
@@ -319,7 +421,7 @@ class RunManager:
         """Adds a batch's mean loss, weighted by the samples in the batch. Does not wait for the device.
 
         Args:
-            loss: the mean over the batch, shape [].
+            loss: the mean over the batch, shape []; of a group [K].
             batch: what the loader gave, or its images. Without it the loader's settings tell how many samples there are.
 
         Raises:
@@ -327,28 +429,38 @@ class RunManager:
             UnknownBatchSizeError: the loader does not tell; pass the batch.
         """
         epoch = self._epoch or self._refuse_outside_epoch("track_loss()")
-        num_samples = self._sizes.size_of(epoch.num_batches) if batch is None else batch_length(batch)
-        epoch.loss.add(loss, num_samples)
-        epoch.num_batches += 1
+        with self._overhead:
+            num_samples = self._sizes.size_of(epoch.num_batches) if batch is None else batch_length(batch)
+            epoch.loss.add(loss, num_samples)
+            epoch.num_batches += 1
 
     def track_num_correct(self, preds: "Tensor", labels: "Tensor") -> None:
         """Adds a batch's right predictions: `preds` [N, C] are scores, `labels` [N] classes. Does not wait for the device.
+
+        Of a group both have a first dimension of K.
 
         Raises:
             CallOrderError: no epoch is open.
             MetricError: the shapes do not fit.
         """
         epoch = self._epoch or self._refuse_outside_epoch("track_num_correct()")
-        epoch.accuracy.add(preds, labels)
+        with self._overhead:
+            epoch.accuracy.add(preds, labels)
 
     def log(self, /, **metrics: Any) -> None:
         """Records metrics: of the epoch under way, or of the run when none is. On disk when the call returns.
+
+        Of a group a list of K values gives each member its own.
 
         Raises:
             CallOrderError: no run is open.
             MetricError: a value is no number, or a name is a column's or a parameter's.
         """
         self._need_run("log()")
+        with self._overhead:
+            self._log(metrics)
+
+    def _log(self, metrics: dict[str, Any]) -> None:
         epoch = self._epoch
         if epoch and epoch.num_batches and "loss" in metrics:
             raise MetricError("log(loss=...): track_loss() keeps this epoch's loss; leave one of the two out")
@@ -370,6 +482,10 @@ class RunManager:
             MetricError: a value is no number, or a name is a column's or a parameter's.
         """
         self._need_run("log_step()")
+        with self._overhead:
+            self._log_step(scalars)
+
+    def _log_step(self, scalars: dict[str, Any]) -> None:
         self._num_steps += 1
         epoch = self._epoch.number if self._epoch else None
         if self._epoch:
@@ -379,62 +495,81 @@ class RunManager:
             tracked.attempt.journal.append(("step", fields))
             self._writers.step(tracked.member, self._num_steps, numbers)
 
-    def _checked(self, call: str, values: Mapping[str, Any]) -> list[tuple[_Tracked, Metrics]]:
+    def _checked(self, call: str, values: Mapping[str, Any]) -> list[tuple[Tracked, Metrics]]:
         """The values as plain numbers, for each member."""
         checked = []
-        for tracked in self._group:
+        for index, tracked in enumerate(self._group):
             check_metric_names(call, values, tracked.member.params)
+            own = values
+            if self._is_group:
+                own = {name: value[index] if isinstance(value, list) else value for name, value in values.items()}
             numbers = {
-                name: value if type(value) is float else plain_number(call, name, value)
-                for name, value in values.items()
+                name: value if type(value) is float else plain_number(call, name, value) for name, value in own.items()
             }
             checked.append((tracked, numbers))
         return checked
 
-    def end_epoch(self, checkpoint: "State | Callable[[], State] | None" = None) -> None:
+    def end_epoch(self, checkpoint: "MakeState | list[MakeState]" = None) -> None:
         """Ends the epoch: makes its row, which is on disk when the call returns.
 
         Args:
             checkpoint: what the run needs to go on from here, or a function that returns it: tensors, numbers, strings, lists
                 and dicts. It is saved with the random number generators; the last one and that of the best epoch are kept.
+                Of a group a list of these.
 
         Raises:
             CallOrderError: no epoch is open.
             EmptyEpochError: nothing was tracked in it.
-            StorageError: the row or the state cannot be written.
-            RunStopped: the run has to stop here; its row and its state are saved.
+            StorageError: the row or the state cannot be written. In a group that ends the one member.
+            RunStopped: the run has to stop here; its row and its state are saved. In a group a member that has to stop leaves.
         """
         epoch = self._epoch or self._refuse_outside_epoch("end_epoch()")
         losses, accuracies = epoch.loss.compute(), epoch.accuracy.compute()
         now = time.perf_counter()  # read after the copies above, which waited for the device
+        with self._overhead:
+            self._check_epoch(epoch, losses, accuracies)
+            self._epoch, self._num_epochs = None, epoch.number
+            rows = [
+                self._row(epoch, index, losses, accuracies, now - tracked.began, now - epoch.began)
+                for index, tracked in enumerate(self._group)
+            ]
+            states: list[MakeState] = checkpoint if isinstance(checkpoint, list) else [checkpoint] * len(rows)
+            self._take_all(rows, states)
+
+    def _check_epoch(self, epoch: _Epoch, losses: list[float] | None, accuracies: list[float] | None) -> None:
         if losses is None and accuracies is None and not any(epoch.metrics) and not epoch.has_steps:
             raise EmptyEpochError("no batch was tracked; call track_loss(loss) between begin_epoch() and end_epoch()")
         for name, tracked_values in (("loss", losses), ("accuracy", accuracies)):
             if tracked_values and any(name in metrics for metrics in epoch.metrics):
                 raise MetricError(f"log({name}=...): this epoch's {name} was tracked as well; keep one of the two")
-        self._epoch, self._num_epochs = None, epoch.number
-        stops = []
-        for index, tracked in enumerate(self._group):
-            number, metrics = tracked.member.number, epoch.metrics[index]
-            loss = losses[index] if losses else metrics.pop("loss", None)
-            accuracy = accuracies[index] if accuracies else metrics.pop("accuracy", None)
-            seconds, run_seconds = now - epoch.began, now - self._run_began
-            row = EpochRow(number, epoch.number, loss, accuracy, seconds, run_seconds, metrics)
-            stops.append(self._stop_when(row) if self._stop_when else None)
-            self._take(tracked, row, checkpoint, is_last=stops[-1] is not None)
-        for stop in filter(None, stops):
-            raise stop
 
-    def _take(
-        self, tracked: _Tracked, row: EpochRow, checkpoint: "State | Callable[[], State] | None", *, is_last: bool
-    ) -> None:
-        """Hands a row to all who keep it; the journal first, in one write with the state that belongs to it."""
-        member = tracked.member
-        saved = tracked.keeper.save(row, checkpoint, is_last=is_last)
-        tracked.attempt.journal.append(("epoch", row.record()), *([("checkpoint", saved)] if saved else []))
-        tracked.keeper.thin()
-        member.add(row, self._modes)
-        self._writers.epoch(member, row)
+    def _row(
+        self,
+        epoch: _Epoch,
+        index: int,
+        losses: list[float] | None,
+        accuracies: list[float] | None,
+        run_seconds: float,
+        epoch_seconds: float,
+    ) -> EpochRow:
+        number, metrics = self._group[index].member.number, epoch.metrics[index]
+        loss = losses[index] if losses else metrics.pop("loss", None)
+        accuracy = accuracies[index] if accuracies else metrics.pop("accuracy", None)
+        group_size = len(self._group)
+        return EpochRow(number, epoch.number, loss, accuracy, epoch_seconds, run_seconds, metrics, group_size)
+
+    def _take_all(self, rows: list[EpochRow], states: "Sequence[MakeState]") -> None:
+        """Hands each member its row. What one of a group cannot do, or that it has to stop, is no other's affair."""
+        for tracked, row, state in zip(list(self._group), rows, states, strict=True):
+            stop = self._stop_when(row) if self._stop_when else None
+            try:
+                tracked.take(row, state, is_last=stop is not None)
+                if stop is not None:
+                    raise stop
+            except Exception as error:
+                if not self._is_group:
+                    raise
+                self.leave(row.run, error)
 
     def end_run(self) -> None:
         """Ends the run: completed, or diverged where its last loss is not finite. That is on disk when the call returns.
@@ -450,15 +585,14 @@ class RunManager:
     def _finish(self) -> None:
         if self._epoch is not None:
             raise CallOrderError(f"end_run(): epoch {self._epoch.number} is still open; end_epoch() is missing")
-        for tracked in self._group:
-            if saved := tracked.keeper.save_last():
-                tracked.attempt.journal.append(("checkpoint", saved))
-            tracked.keeper.thin(has_ended=True)
-        loss = next((tracked.member.rows[-1].loss for tracked in self._group if tracked.member.rows), None)
-        if loss is None or math.isfinite(loss):
-            self._end(COMPLETED)
-        else:
-            self._end(DIVERGED, f"the loss of epoch {self._num_epochs} is {loss}")
+        if not self._is_group:
+            with self._overhead:
+                status, error = self._group[0].finish()
+            self._end(status, error)
+        for number in self.numbers:
+            with self._overhead:
+                self.leave(number)
+        exits.unwatch(self)
 
     def _refuse_where_driven(self, call: str) -> None:
         if self._is_driven:
@@ -472,29 +606,33 @@ class RunManager:
             return
         if error is None:
             self._end(INTERRUPTED, "the program ended before end_run()")
-        elif isinstance(error, RunStopped):
-            self._end(error.status, str(error))
-        elif isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and not self._is_launched):
-            self._end(INTERRUPTED, type(error).__name__)
         else:
-            status = OUT_OF_MEMORY if is_out_of_memory(error) else FAILED
-            self._end(status, one_line(error), traceback_text(error))
+            self._end(*self._ended_by(error))
+
+    def _ended_by(self, error: BaseException) -> tuple[str, str, str | None]:
+        """The status, the reason in one line and the traceback of a run that an exception ends."""
+        if isinstance(error, RunStopped):
+            return error.status, str(error), None
+        if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and not self._is_launched):
+            return INTERRUPTED, type(error).__name__, None
+        status = OUT_OF_MEMORY if is_out_of_memory(error) else FAILED
+        return status, one_line(error), traceback_text(error)
 
     def _end(self, status: str, error: str | None = None, trace: str | None = None) -> None:
-        """The one door by which a run leaves."""
+        """Ends all that is tracked alike."""
         group, self._group, self._epoch = self._group, [], None
         exits.unwatch(self)
-        end = RunEnd(status, time.perf_counter() - self._run_began, error, trace)
-        failure: StorageError | None = None
-        for tracked in group:
-            try:
-                with closing(tracked.attempt) as attempt:
-                    attempt.journal.append(("end", end.record()))
-            except StorageError as error_in_end:
-                failure, end = error_in_end, RunEnd(FAILED, end.run_seconds, one_line(error_in_end))
-            self._writers.end(tracked.member, end)
-        if failure and status in DONE:
-            raise failure
+        failures = [self._end_one(tracked, status, error, trace) for tracked in group]
+        for failure in filter(None, failures):
+            if status in DONE:
+                raise failure
+
+    def _end_one(self, tracked: Tracked, status: str, error: str | None, trace: str | None) -> StorageError | None:
+        seconds = time.perf_counter() - tracked.began
+        failure = tracked.end(RunEnd(status, seconds, error, trace, self._overhead.seconds))
+        if failure is not None and status in DONE:
+            self.unrecorded[tracked.member.number] = str(failure)
+        return failure
 
     def _close_abandoned(self) -> None:
         """Closes a run that its loop left open, before the next one begins.
@@ -537,7 +675,15 @@ class RunManager:
         data = []
         for params, rows in self._rows:
             for row in rows:
-                numbers = (row.run, row.epoch, row.loss, row.accuracy, row.epoch_seconds, row.run_seconds)
+                numbers = (
+                    row.run,
+                    row.epoch,
+                    row.loss,
+                    row.accuracy,
+                    row.epoch_seconds,
+                    row.run_seconds,
+                    row.group_size,
+                )
                 data.append(OrderedDict(zip(ROW_COLUMNS, numbers, strict=True)) | row.metrics | params)
         return data
 

@@ -50,6 +50,11 @@ class Mean:
         sums = [self._total] if isinstance(self._total, float) else self._total.reshape(-1).tolist()
         return [total / self.num_samples for total in sums]
 
+    def drop(self, index: int) -> None:
+        """A member leaves."""
+        self.size -= 1
+        self._total = _without(self._total, index)
+
 
 class Accuracy:
     """Share of right predictions, one value per member of the group. `add` never waits for the GPU."""
@@ -93,6 +98,18 @@ class Accuracy:
         if self._num_correct is None or self.num_labels == 0:
             return None
         return [count / self.num_labels for count in self._num_correct.reshape(-1).tolist()]
+
+    def drop(self, index: int) -> None:
+        """A member leaves."""
+        self.size -= 1
+        self._num_correct = _without(self._num_correct, index)
+
+
+def _without(values: Any, index: int) -> Any:
+    """The values [K] without one of them."""
+    if values is None:
+        return None
+    return values[[other for other in range(len(values)) if other != index]]
 
 
 def _in_double(value: "Tensor") -> "Tensor":

@@ -43,6 +43,8 @@ _TAKEN = {
         "error",
         "epoch duration",
         "run duration",
+        "group size",
+        "overhead_seconds",
         "epochs trained",
         "Loss",
         "Accuracy",
@@ -66,6 +68,7 @@ class EpochRow:
     epoch_seconds: float
     run_seconds: float  # since the run began
     metrics: Metrics = field(default_factory=dict)
+    group_size: int = 1  # how many runs were trained in one step; they share the epoch's wall time
 
     def values(self) -> Metrics:
         """Loss, accuracy and the metrics by name, those that there are."""
@@ -81,6 +84,7 @@ class EpochRow:
             "epoch_seconds": self.epoch_seconds,
             "run_seconds": self.run_seconds,
             "metrics": metrics_to_json(self.metrics),
+            "group_size": self.group_size,
         }
 
     @classmethod
@@ -94,6 +98,7 @@ class EpochRow:
             record["epoch_seconds"],
             record["run_seconds"],
             metrics_from_json(record["metrics"]),
+            record.get("group_size", 1),
         )
 
 
@@ -105,6 +110,7 @@ class RunEnd:
     run_seconds: float
     error: str | None = None  # one line
     traceback: str | None = None
+    overhead_seconds: float | None = None  # that tracking has taken, its part of the group's; None where nobody can say
 
     def record(self) -> dict[str, Any]:
         """The end as strict JSON; text that UTF-8 cannot hold is written out."""
@@ -113,12 +119,14 @@ class RunEnd:
             "run_seconds": self.run_seconds,
             "error": _safe(self.error),
             "traceback": _safe(self.traceback),
+            "overhead_seconds": self.overhead_seconds,
         }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "RunEnd":
         """The end behind `record`."""
-        return cls(record["status"], record["run_seconds"], record["error"], record["traceback"])
+        overhead = record.get("overhead_seconds")
+        return cls(record["status"], record["run_seconds"], record["error"], record["traceback"], overhead)
 
 
 def _safe(text: str | None) -> str | None:

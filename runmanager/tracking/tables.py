@@ -16,7 +16,7 @@ from runmanager.tracking.history import RunHistory, SweepHistory
 from runmanager.tracking.rows import RUNNING, Best, EpochRow, Metrics, RunEnd
 from runmanager.tracking.writers import Member
 
-RUN_COLUMNS = ("run", "status", "epochs trained", "run duration")
+RUN_COLUMNS = ("run", "status", "epochs trained", "run duration", "overhead_seconds")
 """The first columns of the one-row-per-run table; of each metric its last and best follow, then `error`, then the parameters."""
 
 JSON_START, JSON_END = "[\n", "\n]\n"
@@ -95,7 +95,7 @@ def _json_value(value: object) -> Any:
 
 def epoch_line(row: EpochRow, columns: Columns, params: ParamsText) -> str:
     """A row as one line of CSV."""
-    numbers = [row.run, row.epoch, row.loss, row.accuracy, row.epoch_seconds, row.run_seconds]
+    numbers = [row.run, row.epoch, row.loss, row.accuracy, row.epoch_seconds, row.run_seconds, row.group_size]
     cells = ["" if number is None else repr(number) for number in numbers]
     cells += [_metric_cell(name, row.metrics, params) for name in columns.metrics]
     return ",".join(cells) + params.csv
@@ -114,6 +114,7 @@ def epoch_object(row: EpochRow, columns: Columns, params: ParamsText) -> str:
         "accuracy": number_to_json(row.accuracy),
         "epoch duration": row.epoch_seconds,
         "run duration": row.run_seconds,
+        "group size": row.group_size,
     }
     for name in columns.metrics:
         if name in row.metrics:
@@ -134,6 +135,7 @@ class RunSummary:
     status: str = RUNNING
     num_epochs: int = 0
     run_seconds: float | None = None
+    overhead_seconds: float | None = None
     last: Metrics = field(default_factory=dict)
     best: dict[str, Best] = field(default_factory=dict)
     error: str | None = None
@@ -141,20 +143,22 @@ class RunSummary:
     @classmethod
     def of(cls, run: RunHistory) -> "RunSummary":
         """The row of a run that was read back."""
-        return cls(run.number, run.params, run.status, len(run.rows), run.run_seconds, run.last, run.best, run.error)
+        seconds = run.run_seconds, run.overhead_seconds
+        return cls(run.number, run.params, run.status, len(run.rows), *seconds, run.last, run.best, run.error)
 
     @classmethod
     def under_way(cls, run: Member, end: RunEnd | None = None) -> "RunSummary":
         """The row of a run that is tracked, or has just ended."""
         seconds = run.rows[-1].run_seconds if run.rows else None
         if end is None:
-            return cls(run.number, run.params, RUNNING, len(run.rows), seconds, run.last, run.best)
-        return cls(run.number, run.params, end.status, len(run.rows), end.run_seconds, run.last, run.best, end.error)
+            return cls(run.number, run.params, RUNNING, len(run.rows), seconds, None, run.last, run.best)
+        took = end.run_seconds, end.overhead_seconds
+        return cls(run.number, run.params, end.status, len(run.rows), *took, run.last, run.best, end.error)
 
     def line(self, columns: Columns, params: ParamsText) -> str:
         """The run as one line of CSV."""
-        seconds = "" if self.run_seconds is None else repr(self.run_seconds)
-        cells = [str(self.number), self.status, str(self.num_epochs), seconds]
+        seconds = ["" if value is None else repr(value) for value in (self.run_seconds, self.overhead_seconds)]
+        cells = [str(self.number), self.status, str(self.num_epochs), *seconds]
         for metric in columns.run_metrics:
             best = self.best.get(metric)
             cells.append(repr(self.last[metric]) if metric in self.last else params.cells.get(metric, ""))

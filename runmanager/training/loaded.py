@@ -84,6 +84,10 @@ class LoadedData:
         self._rewind_last = loaded.rewind
         return loaded.with_validation(validation)
 
+    def rewind(self) -> None:
+        """Puts the data that was used last back to where it was."""
+        self._rewind_last()
+
     @contextmanager
     def left_as_it_was(self) -> Iterator[None]:
         """At the end the data is put back, for whoever else has it."""

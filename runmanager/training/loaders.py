@@ -1,40 +1,159 @@
-"""The batches of a run, loaded here or by processes of their own."""
+"""The batches of a run or of a group: taken from resident data by index, or read by a DataLoader where that has to be."""
 
 import ctypes
 import signal
 import sys
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch.utils.data import DataLoader
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, default_collate
 
-from runmanager.data.splits import Splits
+from runmanager.data.order import epoch_order
+from runmanager.data.resident import NotResident, Resident, memory_budget, resident
+from runmanager.data.splits import Samples, Splits
+from runmanager.tracking.generators import own_generators, state_of
 
 _SET_PARENT_DEATH_SIGNAL = 1
 
+Batch = tuple[Tensor, Tensor]
+"""Inputs [N, ...] and targets [N, ...], on the device; of a group whose members have batches of their own [K, N, ...]."""
 
-class Batches:
-    """The batches to train and to validate on.
 
-    Each has a generator of its own, so neither changes what the network draws. Processes that load batches start anew in
-    each epoch: one that lived on would have random numbers that nobody can save.
+class Shown(NamedTuple):
+    """What TensorBoard's image page needs of a loader."""
+
+    dataset: Samples
+    collate_fn: Any = default_collate
+
+
+class Batches(Protocol):
+    """The batches to train and to validate on."""
+
+    shown: Any
+    """A loader, or what stands for one, for those who show samples."""
+
+    def train(self) -> Iterator[Batch]:
+        """One epoch of training batches."""
+        ...
+
+    def validation(self) -> Iterator[Batch] | None:
+        """The batches to validate on; None where there are none."""
+        ...
+
+
+class ResidentSplits(NamedTuple):
+    """Training and validation data on the device."""
+
+    train: Resident
+    validation: Resident | None
+
+
+def resident_splits(splits: Splits, device: torch.device) -> ResidentSplits:
+    """The data on a device, made once for all runs of this process.
+
+    Raises:
+        NotResident: why it cannot be there.
+    """
+    budget = memory_budget(device)
+
+    def one(split: Samples) -> Resident:
+        found = own_generators({"data": split}).values()
+        return resident(split, device, budget=budget, watched=lambda: [state_of(one) for one in found])
+
+    return ResidentSplits(one(splits.train), None if splits.validation is None else one(splits.validation))
+
+
+class ResidentBatches:
+    """Batches by index, in the order in which a DataLoader with the same generator would give them.
+
+    The members of a group each have an order of their own, and share the batches where none of them is shuffled.
     """
 
-    def __init__(self, splits: Splits, seed: int, *, batch_size: int, shuffle: bool, num_workers: int) -> None:
-        self._seed = seed
-        self.order, self._draws = torch.Generator().manual_seed(seed), torch.Generator()
+    def __init__(
+        self,
+        data: ResidentSplits,
+        splits: Splits,
+        orders: Sequence[Generator],
+        *,
+        batch_size: int,
+        shuffles: Sequence[bool],
+    ) -> None:
+        self._data, self._orders, self._shuffles, self._batch_size = data, list(orders), list(shuffles), batch_size
+        self._rows = torch.empty(len(orders), 0)  # of the epoch under way
+        self.shown = Shown(splits.train)
+        self.are_shared = len(orders) == 1 or not any(shuffles)
+        """Whether all members have the same batches, so that these have no K."""
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Goes on with some of the members."""
+        self._orders = [self._orders[index] for index in indices]
+        self._shuffles = [self._shuffles[index] for index in indices]
+        if not self.are_shared:
+            self._rows = self._rows[list(indices)]
+
+    def train(self) -> Iterator[Batch]:
+        """See `Batches`."""
+        self._rows = self._new_rows()
+        for start in range(0, self._rows.shape[-1], self._batch_size):  # a member may leave in the middle of an epoch
+            yield self._data.train.batch(self._rows[..., start : start + self._batch_size])
+
+    def _new_rows(self) -> Tensor:
+        """The samples of the epoch in each member's order, [K, N], or [N] where the batches are shared."""
+        size, device = len(self._data.train), self._data.train.device
+        each = [epoch_order(size, shuffle, order) for order, shuffle in zip(self._orders, self._shuffles, strict=True)]
+        return (each[0] if self.are_shared else torch.stack(each)).to(device)
+
+    def validation(self) -> Iterator[Batch] | None:
+        """See `Batches`; the same for all members."""
+        return None if self._data.validation is None else self._validate(self._data.validation)
+
+    def _validate(self, data: Resident) -> Iterator[Batch]:
+        rows = torch.arange(len(data), device=data.device)
+        for start in range(0, len(rows), self._batch_size):
+            yield data.batch(rows[start : start + self._batch_size])
+
+
+class LoadedBatches:
+    """Batches that a DataLoader reads, of data that cannot be resident.
+
+    Each loader has a generator of its own, so neither changes what the network draws. Processes that load batches start anew
+    in each epoch: one that lived on would have random numbers that nobody can save.
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        order: Generator,
+        seed: int,
+        device: torch.device,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        num_workers: int,
+    ) -> None:
+        self._seed, self._device, self._draws = seed, device, Generator()
         settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
         if num_workers:
             settings["worker_init_fn"] = _begin_loading
-        self.train: DataLoader[Any] = DataLoader(splits.train, shuffle=shuffle, generator=self.order, **settings)
+        self.shown: DataLoader[Any] = DataLoader(splits.train, shuffle=shuffle, generator=order, **settings)
         self._validation: DataLoader[Any] | None = None
         if splits.validation is not None:
             self._validation = DataLoader(splits.validation, generator=self._draws, **settings)
 
-    def validation(self) -> "DataLoader[Any] | None":
-        """The batches to validate on. What loads them draws the same in each epoch, so that nothing of it has to be saved."""
+    def train(self) -> Iterator[Batch]:
+        """See `Batches`."""
+        return self._on_device(self.shown)
+
+    def validation(self) -> Iterator[Batch] | None:
+        """See `Batches`. What loads them draws the same in each epoch, so that nothing of it has to be saved."""
         self._draws.manual_seed(self._seed)
-        return self._validation
+        return None if self._validation is None else self._on_device(self._validation)
+
+    def _on_device(self, loader: "DataLoader[Any]") -> Iterator[Batch]:
+        for inputs, targets in loader:
+            yield inputs.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
 
 
 def _begin_loading(number: int) -> None:
@@ -42,3 +161,6 @@ def _begin_loading(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, ctypes.c_ulong(signal.SIGKILL))
+
+
+__all__ = ["Batch", "Batches", "LoadedBatches", "NotResident", "ResidentBatches", "ResidentSplits", "resident_splits"]

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-SETTINGS = ("epochs", "batch_size", "shuffle", "validation", "num_workers", "device")
+SETTINGS = ("epochs", "batch_size", "shuffle", "validation", "num_workers", "clip_norm", "device")
 """What a Trainer reads from the run by itself when the grid has a parameter of that name."""
 
 USUAL = {
@@ -17,7 +17,7 @@ USUAL = {
 }
 """Values to begin with, for messages that say what to add."""
 
-_DEFAULTS = {"shuffle": True, "validation": 0.1, "num_workers": 0, "device": None}
+_DEFAULTS = {"shuffle": True, "validation": 0.1, "num_workers": 0, "clip_norm": None, "device": None}
 _LEAST = {"epochs": 1, "batch_size": 1, "num_workers": 0}
 
 
@@ -43,9 +43,15 @@ def setting_fault(name: str, value: Any) -> str | None:
         return f"{name}={value!r} is not a whole number of {least} or more"
     if name == "shuffle" and not isinstance(value, bool):
         return f"shuffle={value!r} is neither True nor False"
-    if name == "validation" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1):
+    if name == "clip_norm" and value is not None and not (_is_number(value) and value > 0):
+        return f"clip_norm={value!r} is no norm of a gradient; give a number above 0, or None for any"
+    if name == "validation" and not (_is_number(value) and 0 <= value < 1):
         return f"validation={value!r} is no share of the training data; give a number from 0 up to, not including, 1"
     return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def choose_device(device: Any) -> torch.device:

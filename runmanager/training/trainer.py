@@ -13,11 +13,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from runmanager.data.sources import splits_of
 from runmanager.data.splits import Splits
 from runmanager.tracking.manager import RunManager
-from runmanager.tracking.meters import Accuracy, Mean
 from runmanager.training.check import exercise, faults_of
 from runmanager.training.checkpoints import TrainingState
+from runmanager.training.epochs import evaluate, train_epoch
 from runmanager.training.loaded import LoadedData
-from runmanager.training.loaders import Batches
+from runmanager.training.loaders import (
+    LoadedBatches,
+    NotResident,
+    ResidentBatches,
+    ResidentSplits,
+    resident_splits,
+)
 from runmanager.training.parts import (
     Parts,
     build_loss,
@@ -28,8 +34,8 @@ from runmanager.training.parts import (
     of_run,
 )
 from runmanager.training.seeding import seeded
-from runmanager.training.settings import TrainerError, choose_device, default_of, has_classes, setting_fault
-from runmanager.training.steppers import SingleStepper, Stepper
+from runmanager.training.settings import TrainerError, choose_device, default_of, setting_fault
+from runmanager.training.steppers import SingleStepper
 
 
 class Trainer:
@@ -51,6 +57,7 @@ class Trainer:
         shuffle: Any = None,
         validation: Any = None,
         num_workers: Any = None,
+        clip_norm: Any = None,
         device: Any = None,
         data_root: str | Path | None = None,
     ) -> None:
@@ -70,7 +77,8 @@ class Trainer:
             shuffle: whether the training order is drawn anew in each epoch; by default it is.
             validation: the share of the training data that is held out for val_loss and val_accuracy, by default 0.1; the cut
                 is the same for all runs of a sweep, and each class gives its share.
-            num_workers: how many processes load the batches, by default 0: this one does.
+            num_workers: how many processes load the batches of data that cannot be resident, by default 0: this one does.
+            clip_norm: the most that the norm of a run's whole gradient may be; a larger one is scaled down to it. By default any.
             device: 'cuda', 'mps', 'cpu' or a torch.device; by default the first of these that there is.
             data_root: where to look for a known data set first.
         """
@@ -81,6 +89,7 @@ class Trainer:
             "shuffle": shuffle,
             "validation": validation,
             "num_workers": num_workers,
+            "clip_norm": clip_norm,
             "device": device,
         }
         self.data_root = Path(data_root) if data_root is not None else None
@@ -189,44 +198,65 @@ class Trainer:
         splits = self.splits(run, split_seed, project)
         with self._loaded.left_as_it_was(), seeded(seed):
             parts = self.build(run)
-            stepper = SingleStepper(parts.network, parts.optimizer, parts.loss)
-            settings = {name: self.setting(name, run) for name in ("batch_size", "shuffle", "num_workers")}
-            batches = Batches(splits, seed, **settings)
-            manager.watch(parts.network, batches.train)
-            state = TrainingState(parts, batches.order, splits)
+            stepper = SingleStepper(parts.network, parts.optimizer, parts.loss, self.setting("clip_norm", run))
+            order = torch.Generator().manual_seed(seed)
+            batches = self._batches(run, splits, order, seed, parts.device)
+            manager.watch(parts.network, batches.shown)
+            state = TrainingState(parts, order, splits)
             saved = manager.load_checkpoint()
             if saved is not None:
                 state.restore(saved)
             for _ in range(manager.num_epochs, self.setting("epochs", run)):
                 manager.begin_epoch()
-                train_epoch(stepper, batches.train, parts.device, manager)
+                train_epoch(stepper, batches.train(), manager)
                 if (validation := batches.validation()) is not None:
-                    manager.log(**evaluate(stepper, validation, parts.device))
+                    manager.log(**{name: values[0] for name, values in evaluate(stepper, validation).items()})
                 if parts.scheduler is not None:
                     parts.scheduler.step()
                 manager.end_epoch(checkpoint=state.capture)
 
+    def train_group(
+        self,
+        runs: Sequence[Any],
+        manager: RunManager,
+        *,
+        numbers: Sequence[int],
+        seeds: Sequence[int],
+        arithmetic: str,
+        split_seed: int,
+        project: Path,
+    ) -> None:
+        """Trains runs together, each as `train` does it alone to within rounding; `manager` has begun them as a group.
 
-def train_epoch(stepper: Stepper, batches: Iterable[Any], device: torch.device, manager: RunManager) -> None:
-    """One pass over the training data."""
-    stepper.train(True)
-    for inputs, targets in batches:
-        inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        loss, preds = stepper.step(inputs, targets)
-        manager.track_loss(loss, inputs)
-        if has_classes(preds, targets):
-            manager.track_num_correct(preds, targets)
+        Raises:
+            GroupBroken: they cannot be trained together, or not so many of them.
+        """
+        from runmanager.training.group import Group
 
+        splits = self.splits(runs[0], split_seed, project)
+        with self._loaded.left_as_it_was():
+            Group(self, manager, splits, arithmetic).train(runs, numbers, seeds)
 
-def evaluate(stepper: Stepper, batches: Iterable[Any], device: torch.device) -> dict[str, float]:
-    """`val_loss`, and `val_accuracy` where targets are classes, over the validation data; waits for the device once."""
-    loss, accuracy = Mean(1), Accuracy(1)
-    stepper.train(False)
-    for inputs, targets in batches:
-        inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        batch_loss, preds = stepper.evaluate(inputs, targets)
-        loss.add(batch_loss, len(inputs))
-        if has_classes(preds, targets):
-            accuracy.add(preds, targets)
-    results = {"val_loss": loss.compute(), "val_accuracy": accuracy.compute()}
-    return {name: values[0] for name, values in results.items() if values}
+    def resident(self, splits: Splits, device: torch.device) -> ResidentSplits:
+        """The data on a device, once for all runs of this process.
+
+        Raises:
+            NotResident: why it cannot be there.
+        """
+        try:
+            return resident_splits(splits, device)
+        finally:
+            self._loaded.rewind()  # a data set that draws has drawn while it was found out
+
+    def _batches(
+        self, run: Any, splits: Splits, order: torch.Generator, seed: int, device: torch.device
+    ) -> ResidentBatches | LoadedBatches:
+        batch_size, shuffle = self.setting("batch_size", run), self.setting("shuffle", run)
+        try:
+            data = self.resident(splits, device)
+        except NotResident:
+            num_workers = self.setting("num_workers", run)
+            return LoadedBatches(
+                splits, order, seed, device, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers
+            )
+        return ResidentBatches(data, splits, [order], batch_size=batch_size, shuffles=[shuffle])

@@ -56,17 +56,16 @@ class Failing(torch.nn.CrossEntropyLoss):
 class KillingOnce(Failing):
     """It also kills its process in the first batch of the second epoch, unless that was done before."""
 
-    def __init__(self, fails: bool, mark: Path, num_batches: int) -> None:
+    def __init__(self, fails: bool, mark: Path, journals: str) -> None:
         super().__init__(fails)
-        self.mark = mark
-        self.batches_of_first_epoch = [None] * num_batches  # no number, which would be saved with the loss
+        self.mark, self.journals = mark, journals
 
     def forward(self, preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled() and not self.mark.exists():
-            if not self.batches_of_first_epoch:
+            journal = next(self.mark.parent.glob(self.journals), None)
+            if journal and b'"epoch_seconds"' in journal.read_bytes():
                 self.mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            self.batches_of_first_epoch.pop()
         return super().forward(preds, targets)
 
 
@@ -120,7 +119,8 @@ def trainers_sweep(project: Path, fails: bool, *, is_killed: bool = False) -> Sw
     def loss(run) -> Failing:
         breaks = fails and run.lr == BROKEN_LR
         mark = project / f"{KILLED}{run.lr}-{run.batch_size}"
-        return KillingOnce(breaks, mark, -(-48 // run.batch_size)) if is_killed else Failing(breaks)
+        journals = f"runs/{NAME}/*-lr={run.lr},batch_size={run.batch_size}-*/journal.jsonl"
+        return KillingOnce(breaks, mark, journals) if is_killed else Failing(breaks)
 
     trainer = Trainer(
         network=network,
@@ -137,11 +137,27 @@ def trainers_sweep(project: Path, fails: bool, *, is_killed: bool = False) -> Sw
 def here(project: Path, fails: bool, tensorboard: bool) -> None:
     """The Trainer drives, in this process."""
     (project / "sweeps").mkdir()
-    launch(trainers_sweep(project, fails), quiet=True, tensorboard=tensorboard)
+    launch(trainers_sweep(project, fails), quiet=True, tensorboard=tensorboard, fuse="off")
 
 
-def processes(project: Path, fails: bool, tensorboard: bool) -> None:
+def fused(project: Path, fails: bool, tensorboard: bool) -> None:
+    """The Trainer drives, in this process, two runs in each step."""
+    (project / "sweeps").mkdir()
+    launch(trainers_sweep(project, fails), quiet=True, tensorboard=tensorboard, fuse=2)
+
+
+def processes(project: Path, fails: bool, tensorboard: bool, *, fuse: str | int = "off") -> None:
     """The Trainer drives, in two worker processes."""
+    write_sweep_file(project, fails)
+    launch(project / "sweeps" / f"{NAME}.py", workers=2, quiet=True, tensorboard=tensorboard, fuse=fuse)
+
+
+def fused_in_processes(project: Path, fails: bool, tensorboard: bool) -> None:
+    """The Trainer drives, in worker processes, two runs in each step."""
+    processes(project, fails, tensorboard, fuse=2)
+
+
+def write_sweep_file(project: Path, fails: bool) -> None:
     (project / "sweeps").mkdir()
     root = str(Path(__file__).parents[2])
     file = project / "sweeps" / f"{NAME}.py"
@@ -150,24 +166,56 @@ def processes(project: Path, fails: bool, tensorboard: bool) -> None:
         "from tests.conformance.ways import trainers_sweep\n\n"
         f"sweep = trainers_sweep(Path({str(project)!r}), {fails})\n"
     )
-    launch(file, workers=2, quiet=True, tensorboard=tensorboard)
 
 
 def resumed(project: Path, fails: bool, tensorboard: bool) -> None:
     """The Trainer drives, and its process is killed in the middle of every run; the last launch has nothing in its way."""
     (project / "sweeps").mkdir()
     for _ in range(len(PARAMS["lr"]) * len(PARAMS["batch_size"])):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                launch(trainers_sweep(project, fails, is_killed=True), quiet=True, tensorboard=tensorboard)
-            finally:
-                traceback.print_exc(file=sys.stderr)
-                os._exit(1)
-        _, status = os.waitpid(pid, 0)
-        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    launch(trainers_sweep(project, fails, is_killed=True), quiet=True, tensorboard=tensorboard)
+        launch_and_be_killed(project, fails, tensorboard, "off")
+    launch(trainers_sweep(project, fails, is_killed=True), quiet=True, tensorboard=tensorboard, fuse="off")
+
+
+def fused_resumed_alone(project: Path, fails: bool, tensorboard: bool) -> None:
+    """Groups of two are killed in their second epoch, one after another, and each run goes on alone."""
+    (project / "sweeps").mkdir()
+    for group in ((1, 3), (2, 4)):
+        launch_and_be_killed(project, fails, tensorboard, 2, only=group)
+    launch(trainers_sweep(project, fails), quiet=True, tensorboard=tensorboard, fuse="off")
+
+
+def alone_resumed_fused(project: Path, fails: bool, tensorboard: bool) -> None:
+    """Runs are killed one by one in their second epoch, and go on in groups of two."""
+    (project / "sweeps").mkdir()
+    for number in (1, 2, 3, 4):
+        launch_and_be_killed(project, fails, tensorboard, "off", only=(number,))
+    launch(trainers_sweep(project, fails), quiet=True, tensorboard=tensorboard, fuse=2)
+
+
+def launch_and_be_killed(
+    project: Path, fails: bool, tensorboard: bool, fuse: str | int, only: tuple[int, ...] = ()
+) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            sweep = trainers_sweep(project, fails, is_killed=True)
+            launch(sweep, quiet=True, tensorboard=tensorboard, fuse=fuse, only=only)
+        finally:
+            traceback.print_exc(file=sys.stderr)
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
 Train = Callable[[Path, bool, bool], None]
-WAYS: dict[str, Train] = {"by hand": by_hand, "here": here, "processes": processes, "resumed": resumed}
+WAYS: dict[str, Train] = {
+    "by hand": by_hand,
+    "here": here,
+    "processes": processes,
+    "resumed": resumed,
+    "fused": fused,
+    "fused in processes": fused_in_processes,
+    "fused, resumed alone": fused_resumed_alone,
+    "alone, resumed fused": alone_resumed_fused,
+}
+FUSED = {way for way in WAYS if "fused" in way}

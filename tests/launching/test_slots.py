@@ -64,6 +64,12 @@ def test_the_cores_are_divided_among_the_workers_that_were_asked_for(machine):
     assert threads(make_slots(20, 100, **machine)) == ["1"] * 20
 
 
+@pytest.mark.parametrize(("workers", "expected"), [(None, "4"), (3, "3"), (9, "9")])
+def test_a_worker_knows_how_many_share_the_machine_whatever_a_worker_above_it_knew(machine, workers, expected):
+    machine = machine(cores=4, RUNMANAGER_WORKERS="77")
+    assert [slot.environment["RUNMANAGER_WORKERS"] for slot in make_slots(workers, 1, **machine)] == [expected]
+
+
 @pytest.mark.parametrize("workers", [None, 4, 2])
 def test_the_last_run_has_as_many_threads_as_the_first(machine, workers):
     machine = machine(cores=4)
@@ -108,7 +114,7 @@ def test_this_machine_has_room_for_a_worker():
 
 def test_a_users_own_settings_are_kept(machine):
     slots = make_slots(2, 2, **machine(OMP_NUM_THREADS="7", PYTHONHASHSEED="123"))
-    assert [slot.environment for slot in slots] == [{}, {}]
+    assert [slot.environment for slot in slots] == [{"RUNMANAGER_WORKERS": "2"}] * 2
 
 
 def test_the_order_of_sets_is_the_same_in_every_worker(machine):

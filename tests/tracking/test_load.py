@@ -185,7 +185,7 @@ def test_columns_have_the_dtypes_of_what_was_recorded(tmp_path: Path) -> None:
         dtypes = {name: str(dtype) for name, dtype in frame.dtypes.items()}
         whole = {name for name, dtype in dtypes.items() if dtype == "int64"}
         fractions = {name for name, dtype in dtypes.items() if dtype == "float64"}
-        assert whole == {"run", "epoch", "count", "batch_size"}
+        assert whole == {"run", "epoch", "group size", "count", "batch_size"}
         assert fractions == {"loss", "accuracy", "epoch duration", "run duration", "f1", "lr"}
         assert dtypes["shuffle"] == "bool"
         assert isinstance(frame["name"][0], str)

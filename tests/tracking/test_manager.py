@@ -69,7 +69,7 @@ def test_the_classroom_loop_leaves_tables_and_runs(tmp_path: Path, monkeypatch: 
     m.save("results")
 
     table = pd.read_csv("results.csv")
-    first = ["run", "epoch", "loss", "accuracy", "epoch duration", "run duration"]
+    first = ["run", "epoch", "loss", "accuracy", "epoch duration", "run duration", "group size"]
     assert list(table.columns) == [*first, "lr", "batch_size", "shuffle"]
     assert len(table) == 24
     assert table["shuffle"].dtype == bool

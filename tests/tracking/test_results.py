@@ -79,7 +79,8 @@ def test_columns_are_those_of_the_design_then_metrics_then_parameters_without_an
     m = manager(tmp_path)
     train(m, RunBuilder.get_runs({"lr": [0.1], "shuffle": [True]})[0], {"val_loss": 1.0, "f1": 0.5})
     m.close()
-    header = ["run", "epoch", "loss", "accuracy", "epoch duration", "run duration", "val_loss", "f1", "lr", "shuffle"]
+    header = ["run", "epoch", "loss", "accuracy", "epoch duration", "run duration", "group size", "val_loss", "f1"]
+    header += ["lr", "shuffle"]
     assert list(pd.read_csv(tmp_path / "results" / "sweep.csv").columns) == header
     assert list(results(tmp_path).columns) == header
 

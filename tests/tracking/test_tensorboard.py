@@ -20,7 +20,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
 from runmanager import RunBuilder, RunManager
@@ -387,9 +387,11 @@ def test_no_parameter_keeps_a_run_out_of_tensorboard(tmp_path: Path, value: Any)
 # Histograms
 
 
-def test_histograms_are_those_of_torchs_own_writer(tmp_path: Path, images: Subset) -> None:
-    network = TinyCNN()
-    train(new_manager(tmp_path), RUN, network, images, num_epochs=1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_histograms_are_those_of_torchs_own_writer(tmp_path: Path, images: Subset, dtype: torch.dtype) -> None:
+    network = TinyCNN().to(dtype)
+    data = [(image.to(dtype), label) for image, label in images]
+    train(new_manager(tmp_path), RUN, network, data, num_epochs=1)
     with SummaryWriter(str(tmp_path / "torch")) as writer:
         for name, param in network.named_parameters():
             writer.add_histogram(name, param, 1)
@@ -397,7 +399,8 @@ def test_histograms_are_those_of_torchs_own_writer(tmp_path: Path, images: Subse
     ours, theirs = read_values(run_folders(tmp_path)[0]), read_values(tmp_path / "torch")
     assert len(theirs) == 2 * 6
     for tag, [(step, value)] in theirs.items():
-        assert ours[tag] == [(step, value)], tag
+        ((our_step, our_value),) = ours[tag]
+        assert (our_step, our_value.SerializeToString()) == (step, value.SerializeToString()), tag
 
 
 def test_histograms_come_as_often_as_asked(tmp_path: Path, images: Subset) -> None:
@@ -587,6 +590,100 @@ def test_networks_that_differ_only_in_what_forward_does_have_their_own_graphs(tm
         train(m, namedtuple("Run", [*RUN._fields, "act"])(*RUN, act), TinyCNN(act), images, num_epochs=1)
     graphs = [next(e.graph_def for e in read_events(folder) if e.graph_def) for folder in run_folders(tmp_path)]
     assert [(b"aten::relu" in graph, b"aten::tanh" in graph) for graph in graphs] == [(True, False), (False, True)]
+
+
+def test_the_graph_is_the_one_that_torchs_own_writer_makes_of_one_row(tmp_path: Path, images: Subset) -> None:
+    network, loader = TinyCNN(), DataLoader(images, batch_size=50)
+    m = new_manager(tmp_path)
+    m.begin_run(RUN, network, loader)
+    m.end_run()
+    with warnings.catch_warnings(), SummaryWriter(str(tmp_path / "torch")) as writer:
+        warnings.simplefilter("ignore")
+        writer.add_graph(network, images[0][0][None])
+    assert graphs_of(run_folders(tmp_path)[0]) == graphs_of(tmp_path / "torch")
+
+
+def graphs_of(folder: Path) -> list[bytes]:
+    return [event.graph_def for event in read_events(folder) if event.graph_def]
+
+
+# What is made once for many runs
+
+
+def begin_and_end(m: RunManager, lr: float, loader: DataLoader, network: nn.Module | None = None) -> None:
+    m.begin_run(RUN._replace(lr=lr), network, loader)
+    m.end_run()
+
+
+def grids(root: Path) -> list[bytes]:
+    return [read_values(folder)["images"][0][1].image.encoded_image_string for folder in run_folders(root)]
+
+
+def calls_of(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
+    """A list that gets an item with each call of a function of the module."""
+    from runmanager.tracking import tensorboard
+
+    calls: list[str] = []
+    function = getattr(tensorboard, name)
+    monkeypatch.setattr(tensorboard, name, lambda *arguments: (calls.append(name), function(*arguments))[1])
+    return calls
+
+
+def test_runs_that_are_shown_the_same_samples_share_one_grid(
+    tmp_path: Path, images: Subset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = calls_of(monkeypatch, "_image_grid")
+    m = new_manager(tmp_path)
+    for lr in (0.1, 0.2, 0.3):
+        begin_and_end(m, lr, DataLoader(images, batch_size=round(500 * lr), shuffle=True))
+    assert len(set(grids(tmp_path))) == len(made) == 1
+    assert len(grids(tmp_path)) == 3
+
+
+def test_networks_of_one_shape_are_traced_once(tmp_path: Path, images: Subset, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = calls_of(monkeypatch, "_trace")
+    m = new_manager(tmp_path)
+    for lr in (0.1, 0.2, 0.3):
+        begin_and_end(m, lr, DataLoader(images, batch_size=round(500 * lr)), TinyCNN())
+    assert len(traced) == 1
+    assert [len(graphs_of(folder)) for folder in run_folders(tmp_path)] == [1, 1, 1]
+
+
+def test_each_run_is_shown_its_own_samples(tmp_path: Path) -> None:
+    """Though the data set is the same object, or the tensor lies where another lay."""
+    pixels = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader([(pixels[index], 0) for index in range(40)])  # views, so that they change with it
+    m = new_manager(tmp_path)
+    begin_and_end(m, 0.1, loader)
+    before = pixels[31, 0, 7, 7].item()
+    pixels[31, 0, 7, 7] = 1 - before  # the last pixel that is shown
+    begin_and_end(m, 0.2, loader)
+    pixels[31, 0, 7, 7] = before
+    begin_and_end(m, 0.3, loader)
+    begin_and_end(m, 0.4, DataLoader(TensorDataset(pixels.reshape(40, 1, 4, 16))))
+    first, changed, again, other_shape = grids(tmp_path)
+    assert first == again
+    assert len({first, changed, other_shape}) == 3
+
+
+def test_many_sets_of_samples_keep_their_own_grids(tmp_path: Path) -> None:
+    m = new_manager(tmp_path)
+    sets = [torch.full((4, 3, 8, 8), number / 20) for number in range(20)]
+    for number, pixels in enumerate([*sets, *sets]):
+        begin_and_end(m, float(number), DataLoader(TensorDataset(pixels)))
+    found = grids(tmp_path)
+    assert found[:20] == found[20:]
+    assert len(set(found)) == 20
+
+
+def test_only_the_last_few_things_are_kept() -> None:
+    from runmanager.tracking.tensorboard import _Kept
+
+    made: list[str] = []
+    kept = _Kept[str](2)
+    for key in ["a", "b", "a", "c", "b", "a"]:
+        assert kept.get(key, lambda key=key: (made.append(key), key.upper())[1]) == key.upper()
+    assert made == ["a", "b", "c", "a"]
 
 
 # Logging changes nothing

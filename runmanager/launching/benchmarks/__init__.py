@@ -1,0 +1,1 @@
+"""What `runmanager bench` measures, and how."""

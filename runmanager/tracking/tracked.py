@@ -1,0 +1,115 @@
+"""A member of the group that a RunManager tracks, from its begin record to its end record."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from runmanager.tracking.attempt import Attempt, begin_attempt
+from runmanager.tracking.checkpoint import State
+from runmanager.tracking.errors import StorageError
+from runmanager.tracking.faults import one_line
+from runmanager.tracking.owner import this_process
+from runmanager.tracking.resuming import Keeper
+from runmanager.tracking.rows import COMPLETED, DIVERGED, FAILED, EpochRow, RunEnd
+from runmanager.tracking.run_dir import RunDir
+from runmanager.tracking.writers import Member, Writers
+
+MakeState = State | Callable[[], State] | None
+
+
+@dataclass
+class Tracked:
+    """A run under way: what its writers see of it, and what only its manager touches."""
+
+    member: Member
+    attempt: Attempt
+    keeper: Keeper
+    modes: Mapping[str, str]  # which way the sweep's objective improves
+    writers: Writers
+    begin_seq: int  # of the journal's record
+    began: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def begin(
+        cls,
+        run_dir: RunDir,
+        params: dict[str, Any],
+        who: dict[str, Any],
+        *,
+        known_attempts: int | None,
+        checkpoint_every: int,
+        modes: Mapping[str, str],
+        writers: Writers,
+    ) -> "Tracked":
+        """Takes the run for this process and records that it begins.
+
+        Args:
+            run_dir: its folder, which is there.
+            params: its parameters.
+            who: number, identity, parameters and seed, as run.json has them.
+            known_attempts: how many attempts at it the caller knows of; None for any number.
+            checkpoint_every: epochs from one saved state to the next.
+            modes: which way the sweep's objective improves.
+            writers: who is told.
+
+        Raises:
+            RunInUseError: another process has it.
+            StorageError: its journal cannot be written.
+        """
+        attempt = begin_attempt(run_dir)  # first, because only the run's one writer may touch what is there
+        try:
+            attempt.refuse_unless_known(known_attempts)
+            fields = {"attempt": attempt.number, "time": time.time(), "owner": this_process(), "run": who}
+            attempt.journal.append(("begin", fields))
+        except BaseException:
+            attempt.close()
+            raise
+        member = Member(run_dir.number, params, run_dir, attempt.number)
+        keeper = Keeper(run_dir, checkpoint_every, modes)
+        return cls(member, attempt, keeper, modes, writers, attempt.journal.seq)
+
+    def has_recorded(self) -> bool:
+        """Whether this attempt has recorded anything beside its begin."""
+        return self.attempt.journal.seq > self.begin_seq
+
+    def write_for_people(self, who: dict[str, Any]) -> None:
+        """Writes run.json; the journal says the same, so a run does not fail for want of it."""
+        try:
+            self.member.run_dir.write_run(who)
+        except StorageError as error:
+            warnings.warn(f"run.json cannot be written: {error}", RuntimeWarning, stacklevel=5)
+
+    def take(self, row: EpochRow, checkpoint: MakeState, *, is_last: bool) -> None:
+        """Hands a row to all who keep it; the journal first, in one write with the state that belongs to it."""
+        saved = self.keeper.save(row, checkpoint, is_last=is_last)
+        self.attempt.journal.append(("epoch", row.record()), *([("checkpoint", saved)] if saved else []))
+        self.keeper.thin()
+        self.member.add(row, self.modes)
+        self.writers.epoch(self.member, row)
+
+    def finish(self) -> tuple[str, str | None]:
+        """Saves the last state where it was not due; returns how a run ends that has done all its epochs, and why."""
+        if saved := self.keeper.save_last():
+            self.attempt.journal.append(("checkpoint", saved))
+        self.keeper.thin(has_ended=True)
+        rows = self.member.rows
+        loss = rows[-1].loss if rows else None
+        if loss is None or math.isfinite(loss):
+            return COMPLETED, None
+        return DIVERGED, f"the loss of epoch {rows[-1].epoch} is {loss}"
+
+    def end(self, end: RunEnd) -> StorageError | None:
+        """The one door by which a run leaves; returns what kept its end from being recorded."""
+        failure = None
+        try:
+            with closing(self.attempt) as attempt:
+                attempt.journal.append(("end", end.record()))
+        except StorageError as error:
+            failure = error
+            end = RunEnd(FAILED, end.run_seconds, one_line(error), overhead_seconds=end.overhead_seconds)
+        self.writers.end(self.member, end)
+        return failure

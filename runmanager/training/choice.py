@@ -1,0 +1,261 @@
+"""How a group is trained fastest, together or one by one, found out by taking a few steps of each."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runmanager.tracking.checkpoint import generators, put_back
+from runmanager.tracking.faults import one_line
+from runmanager.training.alike import NotFusable, group_key, token
+from runmanager.training.group import Member, build_stepper
+from runmanager.training.loaders import Batch, ResidentBatches, ResidentSplits
+from runmanager.training.plain import differences
+from runmanager.training.seeding import seeded
+from runmanager.training.skeleton import ARITHMETICS, LOOPED, VMAP, is_convolution
+from runmanager.training.steppers import SingleStepper, Stepper
+
+if TYPE_CHECKING:
+    from runmanager.training.trainer import Trainer
+
+ALONE = "one by one"
+_SIZES = (8, 32, 128)  # that are tried, as long as one is better than the one before
+_BETTER = 1.1  # how much faster a group has to be; alone, a run's bits are always the same
+_NUM_ROUNDS = 3
+_LOOK_SECONDS, _MOST_STEPS = 0.03, 50  # of one look at the steps alone
+_LEAST_SECONDS, _MOST_SECONDS, _MOST_SHARE = (
+    0.5,
+    10.0,
+    0.02,
+)  # that finding out may take for one kind of run, and of its work
+_DEAR_SECONDS = 0.002  # a step above it is arithmetic for the most part, and a group seldom gains
+_AS_ALONE = 1e-4  # how near a member's first loss has to be to what it is alone
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How runs of one kind are trained."""
+
+    size: int  # of a group; 1 for one by one
+    arithmetic: str  # one of `skeleton.ARITHMETICS`, or ALONE
+    reason: str
+    step_seconds: float  # of one run: the time of a group's step divided by its members
+    num_steps: int  # of an epoch
+    alone_seconds: float = 0.0  # of a step one by one, where it was measured
+
+    @property
+    def epoch_seconds(self) -> float:
+        """What an epoch of one run takes, its validation left out."""
+        return self.step_seconds * self.num_steps
+
+
+class Trial:
+    """Takes steps with runs of one kind, to see how fast they are. What it trains is thrown away."""
+
+    def __init__(self, trainer: "Trainer", runs: Sequence[Any], split_seed: int, project: Path) -> None:
+        """Reads the data.
+
+        Args:
+            trainer: whose runs they are.
+            runs: as many as a group may have, all of one kind.
+            split_seed: decides the validation split.
+            project: where a known data set is looked for.
+
+        Raises:
+            NotResident: the data cannot be resident, so the runs cannot be fused.
+        """
+        self._trainer, self._runs = trainer, runs
+        self._splits = trainer.splits(runs[0], split_seed, project)
+        self._device = trainer.build(runs[0]).device
+        self._data: ResidentSplits = trainer.resident(self._splits, self._device)
+        self._batch_size = trainer.setting("batch_size", runs[0])
+
+    @property
+    def num_steps(self) -> int:
+        """Of an epoch."""
+        return math.ceil(len(self._data.train) / int(self._batch_size))
+
+    def work_seconds(self, step_seconds: float) -> float:
+        """What all the runs take if a step takes so long."""
+        num_epochs: int = sum(self._trainer.setting("epochs", run) for run in self._runs)
+        return step_seconds * self.num_steps * num_epochs
+
+    def arithmetics(self) -> list[str]:
+        """Those that may differ for this network."""
+        network = self._trainer.build(self._runs[0]).network
+        if not any(map(is_convolution, network.modules())):
+            return [VMAP]
+        return [LOOPED] if self._device.type == "cpu" else list(ARITHMETICS)  # a grouped one was never faster there
+
+    def members(self, size: int) -> list[Member]:
+        """Newly built members."""
+        return [Member.build(self._trainer, run, 0, seed) for seed, run in enumerate(self._runs[:size])]
+
+    def batches(self, members: Sequence[Member]) -> ResidentBatches:
+        """Their batches."""
+        orders, shuffles = [one.order for one in members], [one.shuffle for one in members]
+        return ResidentBatches(self._data, self._splits, orders, batch_size=self._batch_size, shuffles=shuffles)
+
+    def alone(self) -> "Pace":
+        """One run by itself."""
+        (member,) = self.members(1)
+        parts = member.parts
+        stepper = SingleStepper(parts.network, parts.optimizer, parts.loss, member.clip_norm)
+        return Pace(stepper, self.batches([member]))
+
+    def fused(self, size: int, arithmetic: str) -> "Pace":
+        """A group of the first runs, which has taken its first step and was found to do what each does alone.
+
+        Raises:
+            NotFusable: it cannot be done so.
+        """
+        members = self.members(size)
+        if len({group_key(member.parts, None) for member in members}) > 1:
+            raise NotFusable("their networks, losses or optimizers are built differently")
+        batches = self.batches(members)
+        stepper = build_stepper(members, arithmetic, shared=batches.are_shared)
+        stepper.begin_epoch()
+        module, before = stepper.module, (token(stepper.module), generators())
+        pace = Pace(stepper, batches)
+        try:
+            losses = pace.first_losses()
+        except Exception as error:
+            raise NotFusable(_why(error)) from error
+        if token(module) != before[0]:
+            raise NotFusable("its forward changes an attribute of a module, which each network has to have for itself")
+        if any(differences(before[1], generators(), "")):
+            raise NotFusable("its forward or its loss draws random numbers outside of dropout layers")
+        self._compare(losses)
+        return pace
+
+    def _compare(self, losses: list[float]) -> None:
+        """Whether the first and the last member have the loss that they have alone."""
+        for index in {0, len(losses) - 1}:
+            member = Member.build(self._trainer, self._runs[index], 0, index)
+            with seeded(index):
+                put_back(member.states)
+                stepper = SingleStepper(member.parts.network, member.parts.optimizer, member.parts.loss)
+                (alone,) = Pace(stepper, self.batches([member])).first_losses()
+            if not abs(alone - losses[index]) <= _AS_ALONE * max(1.0, abs(alone)) and alone == alone:
+                raise NotFusable(f"its first loss is {losses[index]:.6g} in a group and {alone:.6g} alone")
+
+
+def _why(error: Exception) -> str:
+    text = str(error)
+    if "data-dependent control flow" in text or ".item()" in text:
+        return "its forward looks at values (.item(), or an if on a tensor), which differ between networks"
+    if "random operation" in text:
+        return "its forward draws random numbers outside of dropout layers"
+    if "not to have been used" in text:
+        return "a parameter gets no gradient"
+    return f"it cannot be stacked ({one_line(error)[:200]})"
+
+
+class Pace:
+    """Steps that are timed."""
+
+    def __init__(self, stepper: Stepper, batches: ResidentBatches) -> None:
+        self._stepper, self._batches = stepper, batches
+        self._iterator = batches.train()
+        stepper.train(True)
+
+    def first_losses(self) -> list[float]:
+        """The losses of the first step."""
+        losses: list[float] = self._stepper.step(*self._next()).loss.reshape(-1).tolist()
+        return losses
+
+    def _next(self) -> Batch:
+        for batch in self._iterator:
+            return batch
+        self._iterator = self._batches.train()
+        return next(self._iterator)
+
+    def seconds(self, num_steps: int) -> float:
+        """The time of a step of one run."""
+        began = time.perf_counter()
+        for batch in islice(iter(self._next, None), num_steps):
+            outcome = self._stepper.step(*batch)
+        outcome.loss.sum().item()  # waits for the device
+        return (time.perf_counter() - began) / num_steps / self._stepper.size
+
+
+class _Watch:
+    """The best times of a step, alone and in groups, taken in turn so that both see the same machine."""
+
+    def __init__(self, trial: Trial, most_seconds: float) -> None:
+        self._alone = trial.alone()
+        self._alone.first_losses()
+        self.alone_seconds = self._alone.seconds(1)
+        self._num_steps = max(1, min(_MOST_STEPS, int(_LOOK_SECONDS / self.alone_seconds)))
+        share = trial.work_seconds(self.alone_seconds) * _MOST_SHARE
+        self._until = time.perf_counter() + min(most_seconds, max(_LEAST_SECONDS, share))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether finding out more would cost more than it may."""
+        return time.perf_counter() > self._until
+
+    def time_alone(self) -> None:
+        """Another look at the steps alone."""
+        self.alone_seconds = min(self.alone_seconds, self._alone.seconds(self._num_steps))
+
+    def time(self, pace: Pace, size: int) -> float:
+        """The time of a group's step for each of its runs."""
+        best = float("inf")
+        for _ in range(_NUM_ROUNDS):
+            best = min(best, pace.seconds(max(1, self._num_steps // size)))
+            self.time_alone()
+            if self.is_over or best > self.alone_seconds:
+                break
+        return best
+
+
+def choose(trial: Trial, most: int, *, forced: bool = False) -> Choice:
+    """The fastest way to train runs of a kind, by a few steps of each.
+
+    Args:
+        trial: takes the steps.
+        most: how many may be in a group.
+        forced: whether they are fused where it can be done at all, and in groups of that many.
+    """
+    watch = _Watch(trial, float("inf") if forced else _MOST_SECONDS)
+    if most < 2:
+        watch.time_alone()
+        return _alone(trial, watch, "it is the only one of its kind")
+    found: list[Choice] = []
+    try:
+        for size in [most] if forced else _ladder(most, watch.alone_seconds):
+            times = {one: watch.time(trial.fused(size, one), size) for one in trial.arithmetics()}
+            fastest = min(times, key=lambda one: times[one])
+            found.append(Choice(size, fastest, "", times[fastest], trial.num_steps, watch.alone_seconds))
+            if watch.is_over or _is_past_its_best(found, watch.alone_seconds):
+                break
+    except NotFusable as reason:
+        if not found:
+            return _alone(trial, watch, str(reason))
+    best = min(found, key=lambda one: one.step_seconds)
+    gain = watch.alone_seconds / best.step_seconds
+    said = f"a step of {best.size} runs ({best.arithmetic}) is {gain:.2f} times as fast as one by one"
+    if not forced and gain < _BETTER:
+        return _alone(trial, watch, f"{said}; a group has to be {_BETTER} times as fast")
+    return replace(best, reason=said, alone_seconds=watch.alone_seconds)
+
+
+def _alone(trial: Trial, watch: _Watch, reason: str) -> Choice:
+    return Choice(1, ALONE, reason, watch.alone_seconds, trial.num_steps, watch.alone_seconds)
+
+
+def _ladder(most: int, alone_seconds: float) -> list[int]:
+    """The sizes that are tried: small ones first where a step is dear, and so is trying."""
+    sizes = _SIZES if alone_seconds < _DEAR_SECONDS else (4, *_SIZES)
+    return [*(size for size in sizes if size < most), min(most, sizes[-1])]
+
+
+def _is_past_its_best(found: list[Choice], alone_seconds: float) -> bool:
+    """Whether larger groups are not worth a try."""
+    if len(found) > 1:
+        return found[-1].step_seconds > 0.95 * found[-2].step_seconds
+    return alone_seconds >= _DEAR_SECONDS and found[0].step_seconds * _BETTER > alone_seconds

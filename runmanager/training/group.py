@@ -1,0 +1,246 @@
+"""Training a group of runs in lockstep: many networks, one step. Each run goes its own way in all but that."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Generator
+
+from runmanager.data.splits import Splits
+from runmanager.tracking.checkpoint import generators, put_back
+from runmanager.tracking.errors import CheckpointError
+from runmanager.tracking.faults import is_out_of_memory, one_line
+from runmanager.tracking.manager import RunManager
+from runmanager.training.alike import NotFusable, group_key
+from runmanager.training.checkpoints import TrainingState
+from runmanager.training.epochs import evaluate, track
+from runmanager.training.fused import FusedStepper
+from runmanager.training.loaders import NotResident, ResidentBatches
+from runmanager.training.parts import Parts
+from runmanager.training.seeding import seeded
+
+if TYPE_CHECKING:
+    from runmanager.training.trainer import Trainer
+
+
+class GroupBroken(Exception):  # noqa: N818 (it is no fault)
+    """The group cannot go on as it is; its runs can, in groups of at most `size`. The text says why."""
+
+    def __init__(self, size: int, reason: str) -> None:
+        super().__init__(f"{reason}; {'in groups of up to ' + str(size) if size > 1 else 'alone'} from here on")
+        self.size = max(1, size)
+
+
+@dataclass(eq=False)
+class Member:
+    """One run of the group, with what is its alone."""
+
+    run: Any
+    number: int
+    parts: Parts
+    order: Generator  # of its batches
+    num_epochs: int
+    clip_norm: float | None
+    shuffle: bool
+    states: dict[str, Any]  # of the global random number generators, as it would have them alone
+    state: TrainingState | None = None
+
+    @classmethod
+    def build(cls, trainer: "Trainer", run: Any, number: int, seed: int) -> "Member":
+        """A member at its beginning, built as it is alone."""
+        with seeded(seed):
+            parts = trainer.build(run)
+            states = generators()
+        setting = {name: trainer.setting(name, run) for name in ("epochs", "clip_norm", "shuffle")}
+        order = Generator().manual_seed(seed)
+        return cls(run, number, parts, order, setting["epochs"], setting["clip_norm"], setting["shuffle"], states)
+
+    def generator(self) -> Generator:
+        """What its dropout draws from: a generator in the state in which the global one would be."""
+        device = self.parts.device
+        if device.type == "cuda":
+            generator = Generator(device)
+            generator.set_state(self.states["cuda"][device.index or 0])
+        else:
+            generator = Generator()
+            generator.set_state(self.states["torch"])
+        return generator
+
+    def note(self, generator: Generator) -> None:
+        """Its global generator is where this one is now."""
+        if self.parts.device.type == "cuda":
+            self.states["cuda"][self.parts.device.index or 0] = generator.get_state()
+        else:
+            self.states["torch"] = generator.get_state()
+
+    def capture(self) -> dict[str, Any]:
+        """Its state, to be saved; the global generators are put to where they would be alone, and are saved with it."""
+        assert self.state is not None
+        put_back(self.states)
+        return self.state.capture()
+
+
+def build_stepper(members: Sequence[Member], arithmetic: str, *, shared: bool) -> FusedStepper:
+    """The Stepper of these members."""
+    return FusedStepper(
+        [member.parts.network for member in members],
+        [member.parts.optimizer for member in members],
+        [member.parts.loss for member in members],
+        [member.generator() for member in members],
+        [member.clip_norm for member in members],
+        arithmetic,
+        shared=shared,
+    )
+
+
+class Group:
+    """Trains runs together, from their seeds or from where earlier attempts left them."""
+
+    def __init__(self, trainer: "Trainer", manager: RunManager, splits: Splits, arithmetic: str) -> None:
+        """Nothing is built yet.
+
+        Args:
+            trainer: whose runs they are.
+            manager: has begun them.
+            splits: the data of all of them.
+            arithmetic: one of `skeleton.ARITHMETICS`.
+        """
+        self._trainer, self._manager, self._splits, self._arithmetic = trainer, manager, splits, arithmetic
+        self._members: list[Member] = []
+
+    def train(self, runs: Sequence[Any], numbers: Sequence[int], seeds: Sequence[int]) -> None:
+        """Trains them all to their last epochs.
+
+        Raises:
+            GroupBroken: they cannot be trained together, or not so many of them.
+        """
+        with seeded(0):  # whatever the members draw, the generators outside are put back
+            try:
+                self._build(runs, numbers, seeds)
+                if self._members:
+                    self._train()
+            except (NotFusable, NotResident, CheckpointError) as reason:
+                raise GroupBroken(1, str(reason)) from reason
+            except Exception as error:
+                raise self._broken_by(error) from error
+
+    def _broken_by(self, error: Exception) -> GroupBroken:
+        size = len(self._members)
+        if is_out_of_memory(error):
+            return GroupBroken(size // 2, f"out of memory with {size} runs in one step")
+        return GroupBroken(1, f"the group's step failed ({one_line(error)})")
+
+    def _build(self, runs: Sequence[Any], numbers: Sequence[int], seeds: Sequence[int]) -> None:
+        for run, number, seed in zip(runs, numbers, seeds, strict=True):
+            try:
+                self._members.append(Member.build(self._trainer, run, number, seed))
+            except Exception as error:  # noqa: BLE001 (what a run's own functions raise ends that run)
+                self._manager.leave(number, error)
+        keys = {group_key(member.parts, None) for member in self._members}
+        if len(keys) > 1:
+            raise NotFusable("their networks, losses or optimizers are built differently")
+
+    def _train(self) -> None:
+        first = self._members[0]
+        self._batches = ResidentBatches(
+            self._trainer.resident(self._splits, first.parts.device),
+            self._splits,
+            [member.order for member in self._members],
+            batch_size=self._trainer.setting("batch_size", first.run),
+            shuffles=[member.shuffle for member in self._members],
+        )
+        self._manager.watch([member.parts.network for member in self._members], self._batches.shown)
+        self._take_up()
+        self._stepper = build_stepper(self._members, self._arithmetic, shared=self._batches.are_shared)
+        self._shrink()
+        while self._members:
+            if not self._leave_where_done():
+                self._epoch()
+
+    def _take_up(self) -> None:
+        """Puts each member where its last state was saved."""
+        failed: dict[int, Exception] = {}
+
+        def take_up(index: int, saved: dict[str, Any]) -> None:
+            member = self._members[index]
+            member.states = generators()
+            try:
+                assert member.state is not None
+                member.state.restore(saved)
+            except Exception as error:  # noqa: BLE001 (it ends its own run)
+                failed[member.number] = error
+
+        for member in self._members:
+            member.state = TrainingState(member.parts, member.order, self._splits)
+        self._manager.load_checkpoints(take_up)
+        for number, error in failed.items():
+            self._manager.leave(number, error)
+
+    def _leave_where_done(self) -> bool:
+        """Whether members have done all their epochs, and so have left."""
+        done = [member for member in self._members if self._manager.num_epochs >= member.num_epochs]
+        for member in done:
+            self._manager.leave(member.number)
+        self._shrink()
+        return bool(done)
+
+    def _shrink(self) -> None:
+        """Goes on without the members that have left."""
+        still = self._manager.numbers
+        kept = [index for index, member in enumerate(self._members) if member.number in still]
+        if 0 < len(kept) < len(self._members):
+            self._stepper.keep(kept)
+            self._batches.keep(kept)
+        self._members = [self._members[index] for index in kept]
+
+    def _drop_failed(self) -> None:
+        """Ends the members whose losses have raised."""
+        for index, error in self._stepper.failures.items():
+            self._manager.leave(self._members[index].number, error)
+        self._shrink()
+
+    def _epoch(self) -> None:
+        self._manager.begin_epoch()
+        self._stepper.begin_epoch()
+        self._stepper.train(True)
+        for inputs, targets in self._batches.train():
+            track(self._manager, self._stepper.step(inputs, targets), self._stepper.size)
+            if self._stepper.failures:
+                self._drop_failed()
+                if not self._members:
+                    return
+        self._validate()
+        self._step_schedules()
+        self._end_epoch()
+
+    def _validate(self) -> None:
+        batches = self._batches.validation()
+        if batches is None:
+            return
+        metrics = evaluate(self._stepper, batches)
+        failed = self._stepper.failures.keys()
+        of_rest = {
+            name: [value for index, value in enumerate(values) if index not in failed]
+            for name, values in metrics.items()
+        }
+        self._drop_failed()
+        if self._members:
+            self._manager.log(**of_rest)
+
+    def _step_schedules(self) -> None:
+        for member in self._members:
+            try:
+                if member.parts.scheduler is not None:
+                    member.parts.scheduler.step()
+            except Exception as error:  # noqa: BLE001 (a schedule of the user's own may raise anything)
+                self._manager.leave(member.number, error)
+        self._shrink()
+
+    def _end_epoch(self) -> None:
+        if not self._members:
+            return
+        self._stepper.write_back()
+        for member, generator in zip(self._members, self._stepper.generators, strict=True):
+            member.note(generator)
+        self._manager.end_epoch(checkpoint=[member.capture for member in self._members])
+        self._shrink()

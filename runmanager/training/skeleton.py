@@ -1,0 +1,195 @@
+"""A forward pass of K networks at once: one of them is gone through under vmap, with all K networks' tensors in its places."""
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.nn import Module
+
+VMAP, LOOPED = "vmap", "looped convolutions"
+"""The arithmetic: torch.func's own for every layer, or with each network's convolutions one after another."""
+
+ARITHMETICS = (VMAP, LOOPED)
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class Skeleton:
+    """Calls one network's `forward` for all K. Any module that torch.func can go through will do.
+
+    Dropout layers draw each network's mask from that network's own generator, as it would alone.
+    """
+
+    def __init__(
+        self, networks: Sequence[Module], generators: Sequence[Generator], tensors: dict[str, Tensor], arithmetic: str
+    ) -> None:
+        """Takes a copy of the first network.
+
+        Args:
+            networks: K networks, which differ in nothing but their tensors and dropout rates.
+            generators: of each, what its dropout draws from.
+            tensors: their parameters and buffers, [K, ...], by name.
+            arithmetic: one of ARITHMETICS.
+        """
+        self._module = copy.deepcopy(networks[0])
+        self.generators = list(generators)
+        self._rates: dict[str, list[float]] = {}  # of each dropout layer, [K]
+        self._slots = _slots(self._module, list(tensors))
+        for path, module in self._module.named_modules():
+            if type(module) in _DROPOUTS:
+                self._rates[path] = [float(network.get_submodule(path).p) for network in networks]  # type: ignore[arg-type]
+                module.forward = _Instead(self._dropped, path, module)
+            elif arithmetic == LOOPED and is_convolution(module):
+                module.forward = _Instead(_convolved, module)
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Goes on with some of the networks."""
+        self.generators = [self.generators[index] for index in indices]
+        self._rates = {path: [rates[index] for index in indices] for path, rates in self._rates.items()}
+
+    def train(self, mode: bool) -> None:
+        """Puts the networks into train or eval mode."""
+        self._module.train(mode)
+
+    @property
+    def module(self) -> Module:
+        """The network that is gone through."""
+        return self._module
+
+    def __call__(self, tensors: dict[str, Tensor], inputs: Tensor, *, shared: bool) -> Tensor:
+        """The predictions of all networks, [K, N, ...].
+
+        Args:
+            tensors: parameters and buffers, [K, ...]; buffers are changed in place.
+            inputs: [K, N, ...], or [N, ...] where all networks have the same.
+            shared: whether they have.
+        """
+        run = torch.vmap(self._forward, in_dims=(0, None if shared else 0))
+        preds: Tensor = run(tuple(tensors[name] for _, _, name in self._slots), inputs)
+        return preds
+
+    def _forward(self, tensors: tuple[Tensor, ...], inputs: Tensor) -> Any:
+        for (place, key, _), tensor in zip(self._slots, tensors, strict=True):
+            place[key] = tensor
+        preds = self._module(inputs)
+        for (place, key, name), tensor in zip(self._slots, tensors, strict=True):
+            if place[key] is not tensor:
+                raise ValueError(f"forward puts another tensor in the place of {name}, instead of changing it")
+        return preds
+
+    def _dropped(self, path: str, module: Any, inputs: Tensor) -> Tensor:
+        if not module.training or not any(self._rates[path]):
+            return inputs
+        dropped: Tensor = _Dropout.apply(inputs, partial(self._noise, path, type(module) is not nn.Dropout))
+        return dropped
+
+    def _noise(self, path: str, by_feature: bool, like: Tensor) -> Tensor:
+        """What dropout multiplies its inputs [K, ...] by: 0 or 1 / (1 - p), of each network its own draw."""
+        shape = like.shape[1:3] + (1,) * (like.ndim - 3) if by_feature else like.shape[1:]
+        noise = torch.ones((len(self.generators), *shape), dtype=like.dtype, device=like.device)
+        for one, rate, generator in zip(noise, self._rates[path], self.generators, strict=True):
+            if rate >= 1:
+                one.zero_()
+            elif rate > 0:
+                one.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+        return noise
+
+
+Slot = tuple[dict[str, Any], str, str]
+
+
+class _Instead:
+    """What a layer of the skeleton does instead of its own `forward`; equal to itself alone."""
+
+    def __init__(self, function: Callable[..., Tensor], *arguments: Any) -> None:
+        self._function, self._arguments = function, arguments
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return self._function(*self._arguments, inputs)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("it holds what cannot be copied")
+
+
+def is_convolution(module: Module) -> bool:
+    """Whether it is a convolution that can be looped over."""
+    return type(module) in _CONVOLUTIONS
+
+
+def _slots(module: Module, names: list[str]) -> list[Slot]:
+    """Where each tensor stands: the module's own dict, the key there, and the tensor's name; a tied one has several."""
+    wanted = set(names)
+    primary = {id(tensor): name for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+    slots: list[Slot] = []
+    for _, owner in module.named_modules():
+        for place in (owner._parameters, owner._buffers):
+            for key, tensor in place.items():
+                if tensor is not None and primary[id(tensor)] in wanted:
+                    slots.append((place, key, primary[id(tensor)]))
+    return slots
+
+
+def _first(values: Tensor, dim: int | None) -> Tensor | None:
+    """The values with K as their first dimension; None where they have none."""
+    return None if dim is None else values.movedim(dim, 0)
+
+
+class _Dropout(torch.autograd.Function):
+    """Multiplies by a noise that is drawn outside of vmap."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(inputs: Tensor, noise: Callable[[Tensor], Tensor]) -> Tensor:
+        raise NotImplementedError  # there is always a vmap around it
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept: under vmap, autograd sees the operations below."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, inputs: Tensor, noise: Callable[[Tensor], Tensor]) -> tuple[Tensor, int]:
+        stacked = _first(inputs, in_dims[0])
+        if stacked is None:
+            stacked = inputs.expand(info.batch_size, *inputs.shape)
+        return stacked * noise(stacked), 0
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution of each network by itself, which on a CPU may be faster than a grouped one, and is as exact as alone."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(inputs: Tensor, weight: Tensor, bias: Tensor | None, convolve: Callable[..., Tensor]) -> Tensor:
+        raise NotImplementedError  # there is always a vmap around it
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept: under vmap, autograd sees the operations below."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, convolve: Callable[..., Tensor]
+    ) -> tuple[Tensor, int]:
+        size = info.batch_size
+        each = [
+            values.movedim(dim, 0).unbind(0) if values is not None and dim is not None else [values] * size
+            for values, dim in zip((inputs, weight, bias), in_dims, strict=False)
+        ]
+        return torch.stack([convolve(*one) for one in zip(*each, strict=True)]), 0
+
+
+def _convolved(module: Any, inputs: Tensor) -> Tensor:
+    if module.padding_mode != "zeros":
+        return type(module).forward(module, inputs)  # type: ignore[no-any-return]
+    function = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}[type(module)]
+    convolve = partial(
+        function, stride=module.stride, padding=module.padding, dilation=module.dilation, groups=module.groups
+    )
+    convolved: Tensor = _Convolution.apply(inputs, module.weight, module.bias, convolve)
+    return convolved

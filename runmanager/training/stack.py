@@ -1,0 +1,103 @@
+"""K networks of one architecture as one: their parameters and buffers in tensors with a first dimension of K."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.optim import Optimizer
+
+from runmanager.training.stacked_optimizers import trained_parameters
+
+
+class Stack:
+    """The parameters and buffers of K networks. The networks keep theirs: each is a view of its part of the stack.
+
+    What is trained lies in one tensor, so that a step of the optimizer is as many operations for any number of networks and of
+    layers. Copies of it, as for a checkpoint or a histogram, are made of the networks as ever.
+    """
+
+    def __init__(self, networks: Sequence[Module], optimizers: Sequence[Optimizer]) -> None:
+        """Moves the networks' parameters and buffers into the stack.
+
+        Args:
+            networks: K networks of one architecture.
+            optimizers: of each, over the same of its parameters in the same order.
+        """
+        self.networks = list(networks)
+        self._trained = [trained_parameters(optimizer) for optimizer in optimizers]
+        first = self._trained[0]
+        ends = [0, *accumulate(param.numel() for param in first)]
+        self._places = list(zip(ends[:-1], ends[1:], [param.shape for param in first], strict=True))
+        names = {id(param): name for name, param in networks[0].named_parameters()}
+        self._names = [names[id(param)] for param in first]
+        self.values = torch.stack([_flat(params) for params in self._trained])  # [K, P]
+        self._others = self._stacked_others()
+        self._bind()
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return len(self.networks)
+
+    def _stacked_others(self) -> dict[str, Tensor]:
+        """What no optimizer trains: frozen parameters, and buffers."""
+        trained = set(self._names)
+        kept = [
+            {
+                **{name: param.data for name, param in network.named_parameters() if name not in trained},
+                **_buffers(network),
+            }
+            for network in self.networks
+        ]
+        return {name: torch.stack([one[name] for one in kept]) for name in kept[0]}
+
+    def _bind(self) -> None:
+        """Makes the networks' tensors views of the stack's."""
+        self.grads = torch.zeros_like(self.values)
+        self.leaves = {
+            name: self.values[:, start:stop].view(self.size, *shape).requires_grad_()
+            for name, (start, stop, shape) in zip(self._names, self._places, strict=True)
+        }
+        self._grad_views = [self.grads[:, start:stop].view(self.size, *shape) for start, stop, shape in self._places]
+        for index, (network, params) in enumerate(zip(self.networks, self._trained, strict=True)):
+            for param, leaf, grad in zip(params, self.leaves.values(), self._grad_views, strict=True):
+                param.data, param.grad = leaf.detach()[index], grad[index]
+            _bind_others(network, {name: values[index] for name, values in self._others.items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a forward pass needs, by the names that a network has for it; each [K, ...]."""
+        return {**self.leaves, **self._others}
+
+    def take_grads(self, losses: Tensor) -> None:
+        """Puts the gradients of each network's own loss, [K], into `grads`."""
+        found = torch.autograd.grad(losses.sum(), list(self.leaves.values()))
+        torch._foreach_copy_(self._grad_views, list(found))
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Goes on with some of the networks; those that leave keep what they have."""
+        rows = torch.tensor(indices, device=self.values.device)
+        self.networks = [self.networks[index] for index in indices]
+        self._trained = [self._trained[index] for index in indices]
+        self.values = self.values.detach()[rows]
+        self._others = {name: values[rows] for name, values in self._others.items()}
+        self._bind()
+
+
+def _flat(params: Sequence[Parameter]) -> Tensor:
+    return torch.cat([param.detach().reshape(-1) for param in params])
+
+
+def _buffers(network: Module) -> dict[str, Tensor]:
+    return dict(network.named_buffers())
+
+
+def _bind_others(network: Module, values: dict[str, Tensor]) -> None:
+    params = dict(network.named_parameters())
+    for name, value in values.items():
+        if name in params:
+            params[name].data = value
+        else:
+            owner, _, key = name.rpartition(".")
+            network.get_submodule(owner)._buffers[key] = value
