@@ -57,20 +57,34 @@ def app() -> None:
     """Hyperparameter sweeps and experiment tracking for PyTorch."""
 
 
-@app.command()
-@click.argument("sweep")
-@click.option(
+_WORKERS = click.option(
     "--workers",
     default="auto",
     metavar="N",
     help="Processes that train: a number, auto for one per core or GPU, 0 for this process.",
 )
+_ONLY = click.option(
+    "--only", multiple=True, metavar="RUNS", help="Runs by number (3, 3-5) or value (lr=0.01); repeatable."
+)
+_LIMIT = click.option("--limit", type=int, metavar="N", help="Train at most so many runs.")
+_EPOCHS = click.option("--epochs", type=int, metavar="N", help="Train each run for so many epochs.")
+_SET = click.option(
+    "--set", "params", multiple=True, metavar="NAME=V1,V2", help="Other values for a parameter; repeatable."
+)
+_FUSE = click.option(
+    "--fuse", default="auto", metavar="HOW", help="Train like runs in one step: auto (where faster), off, or how many."
+)
+
+
+@app.command()
+@click.argument("sweep")
+@_WORKERS
 @click.option("--fresh", is_flag=True, help="Start over; what is there is kept under another name.")
 @click.option("--dry-run", is_flag=True, help="Print the runs and what would be done, and do nothing.")
-@click.option("--only", multiple=True, metavar="RUNS", help="Runs by number (3, 3-5) or value (lr=0.01); repeatable.")
-@click.option("--limit", type=int, metavar="N", help="Train at most so many runs.")
-@click.option("--epochs", type=int, metavar="N", help="Train each run for so many epochs.")
-@click.option("--set", "params", multiple=True, metavar="NAME=V1,V2", help="Other values for a parameter; repeatable.")
+@_ONLY
+@_LIMIT
+@_EPOCHS
+@_SET
 @click.option(
     "--retry-failed", is_flag=True, help="Train again what failed, ran out of memory, was killed or timed out."
 )
@@ -100,9 +114,7 @@ def app() -> None:
     "--histograms-every", type=int, default=1, metavar="N", help="Epochs between histograms in TensorBoard; 0 for none."
 )
 @click.option("--keep-memory/--no-keep-memory", default=True, help="Workers keep freed memory for their next step.")
-@click.option(
-    "--fuse", default="auto", metavar="HOW", help="Train like runs in one step: auto (where faster), off, or how many."
-)
+@_FUSE
 @click.option("--quiet", "-q", is_flag=True, help="Show nothing while training.")
 def launch(sweep: str, dry_run: bool, quiet: bool, **options: Any) -> int:
     """Train what is missing of a sweep, or go on with it.
@@ -147,6 +159,24 @@ def _exit_status(history: "SweepHistory") -> int:
     if history.stopped and "--sweep-timeout" in history.stopped:
         return 124
     return 1 if ends - set(DONE) else 0
+
+
+@app.command()
+@click.argument("sweep")
+@_WORKERS
+@_ONLY
+@_LIMIT
+@_EPOCHS
+@_SET
+@_FUSE
+def plan(sweep: str, **options: Any) -> int:
+    """Tell what a launch would take: which runs fuse, time, memory, disk, and the errors that would come.
+
+    Nothing is trained or written: runs are built, and some rehearsed with a few samples. The exit status is 1 where one fails.
+    """
+    from runmanager.launching.plan_sweep import plan as plan_sweep
+
+    return plan_sweep(sweep, **options)
 
 
 @app.command()
@@ -214,6 +244,17 @@ def board(sweep: str | None, port: int | None) -> int:
     root = project_root()
     log_dir = find_sweep(sweep, root).path if sweep else root / "runs"
     return run_board(log_dir, sweep or root.name, port)
+
+
+@app.command("verify-fusion")
+@click.argument("sweep")
+@click.option("--steps", type=int, default=10, metavar="N", help="How many steps are compared.")
+@click.option("--runs", type=int, default=8, metavar="K", help="How many runs are trained together.")
+def verify_fusion(sweep: str, steps: int, runs: int) -> int:
+    """Train like runs together and alone for some steps, and print the largest differences."""
+    from runmanager.launching.verify_fusion import verify_fusion as verify
+
+    return 0 if verify(sweep, num_steps=steps, size=runs) else 1
 
 
 @app.command()

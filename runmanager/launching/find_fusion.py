@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from runmanager.launching.fusion import AUTO, OFF, Fusion, Kind
@@ -30,9 +31,9 @@ class Finder:
         runs: Sequence[Any],
         split_seed: int,
         project: Path,
-        fuse: str | int,
-        num_workers: int,
-        known: Mapping[str, Kind],
+        fuse: str | int = AUTO,
+        num_workers: int = 1,
+        known: Mapping[str, Kind] = MappingProxyType({}),
     ) -> None:
         """Builds nothing yet.
 
@@ -53,14 +54,19 @@ class Finder:
         """The kinds of the runs at these places of the grid."""
         if self._fuse == OFF or (len(indices) < 2 and self._num_workers < 2):
             return Fusion()
-        keys = self._keys(indices)
         kinds: list[Kind] = []
         kind_of: dict[int, int] = {}
-        for key in dict.fromkeys(keys.values()):
-            its_runs = [index for index in indices if keys[index] == key]
+        for key, its_runs in self.sort(indices)[0].items():
             kind_of |= dict.fromkeys(its_runs, len(kinds))
             kinds.append(self._kind(key, its_runs))
         return Fusion(kinds, kind_of, self._notes(kinds, kind_of))
+
+    def sort(self, indices: Sequence[int]) -> tuple[dict[str, list[int]], dict[str, str]]:
+        """The places of the runs of each kind, by the kind's key; and why those of some kinds are trained alone."""
+        kinds: dict[str, list[int]] = {}
+        for index, key in sorted(self._keys(indices).items()):
+            kinds.setdefault(key, []).append(index)
+        return kinds, self._reasons
 
     def _notes(self, kinds: Sequence[Kind], kind_of: Mapping[int, int]) -> list[str]:
         """What people are told: each way, how many runs go it, and why."""
@@ -68,9 +74,12 @@ class Finder:
         said: dict[tuple[str, str], int] = {}
         for kind, count in zip(kinds, counts, strict=True):
             how = f"in groups of up to {kind.size}" if kind.size > 1 else "one by one"
-            if count > 1 or kind.size > 1:
+            if count > 1 or not kind.key:
                 said[how, kind.reason] = said.get((how, kind.reason), 0) + count
-        return [f"{count} runs are trained {how}: {reason}" for (how, reason), count in said.items()]
+        return [
+            f"{count} run{'s are' if count > 1 else ' is'} trained {how}: {reason}"
+            for (how, reason), count in said.items()
+        ]
 
     def _keys(self, indices: Sequence[int]) -> dict[int, str]:
         """The kind's key of each run. Where building them all takes too long, parameters tell that of the rest."""
@@ -127,20 +136,22 @@ class Finder:
     def _kind(self, key: str, indices: Sequence[int]) -> Kind:
         if key in self._reasons:
             return Kind("", 1, ALONE, self._reasons[key], 0.0)
-        if key in self._known and self._fuse == AUTO:
-            return self._known[key]
         is_told = isinstance(self._fuse, int)
         most = min(len(indices), int(self._fuse)) if is_told else -(-len(indices) // self._num_workers)
+        known = self._known.get(key)
+        if known is not None and not is_told and (known.size < known.most or most <= known.most):
+            return known
         runs = [self._runs[index] for index in indices[:most]]
         try:
-            trial = Trial(self._trainer, runs, self._split_seed, self._project)
-            choice = choose(trial, most, forced=is_told)
+            with seeded(0):  # the steps that are tried may draw
+                trial = Trial(self._trainer, runs, self._split_seed, self._project)
+                choice = choose(trial, most, forced=is_told)
         except NotResident as reason:
-            return Kind("", 1, ALONE, f"their data is read by a DataLoader, because {reason}", 0.0)
+            return Kind("", 1, ALONE, f"a group needs data that stays on the device ({reason})", 0.0)
         except Exception as error:  # noqa: BLE001 (it is only a try; the runs themselves will say what is wrong)
             return Kind("", 1, ALONE, f"no steps could be tried ({one_line(error)[:200]})", 0.0)
         is_measured = most > 1 and self._fuse == AUTO
-        return Kind(key, choice.size, choice.arithmetic, choice.reason, choice.epoch_seconds, is_measured)
+        return Kind(key, choice.size, choice.arithmetic, choice.reason, choice.epoch_seconds, is_measured, most)
 
 
 def _digest(text: str) -> str:

@@ -1,6 +1,7 @@
 """Which runs of a launch may be trained together, and what that was found to gain. Plain data: it travels to the driver."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +18,15 @@ class Kind:
     reason: str
     epoch_seconds: float  # of one run; 0 where it was not measured
     is_measured: bool = False
+    most: int = 1  # that there could have been in a group when it was measured
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its values are such as a measurement gives."""
+        counts = all(type(one) is int and one >= 1 for one in (self.size, self.most))
+        texts = all(type(one) is str for one in (self.key, self.arithmetic, self.reason))
+        is_time = type(self.epoch_seconds) in (int, float) and 0 <= self.epoch_seconds < math.inf
+        return counts and texts and is_time and self.is_measured is True
 
 
 @dataclass(frozen=True)
@@ -56,9 +66,11 @@ def known_kinds(choices: Any) -> dict[str, Kind]:
     known = {}
     for key, choice in choices.items() if isinstance(choices, dict) else ():
         try:
-            known[key] = Kind(key, **choice)
+            kind = Kind(key, **choice)
         except TypeError:
             continue
+        if kind.is_sound:
+            known[key] = kind
     return known
 
 
@@ -76,9 +88,3 @@ def parse_fuse(fuse: Any) -> str | int:
     if fuse in (AUTO, OFF):
         return str(fuse)
     return OFF if int(fuse) == 1 else int(fuse)
-
-
-def sizes_text(kinds: Sequence[Kind]) -> str:
-    """For people: `groups of 32 (vmap)`, or `one by one`."""
-    sizes = sorted({(kind.size, kind.arithmetic) for kind in kinds})
-    return ", ".join(f"groups of {size} ({how})" if size > 1 else "one by one" for size, how in sizes)

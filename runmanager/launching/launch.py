@@ -38,6 +38,7 @@ from runmanager.tracking.run_dir import SweepDir
 from runmanager.tracking.writers import Writer
 
 Seconds = float | str | None
+_MOST_OVERHEAD, _LEAST_OVERHEAD_SECONDS = 0.02, 1.0  # of tracking, before it is worth a word
 
 
 @dataclass(frozen=True)
@@ -317,6 +318,7 @@ class _Launch:
         if outcomes.num_completed and not outcomes.num_resumed:
             self._say_unread(reads)
         self._say_objective(outcomes)
+        self._say_overhead(outcomes)
         if stop.number is not None:
             raise SweepStopped(stop.number, history)
         return history
@@ -348,6 +350,15 @@ class _Launch:
         unread = [name for name in self._sweep.params if name not in reads | {"seed"}]
         if unread and not self._sweep.has_trainer:
             self._say(f"note: {', '.join(unread)} is in the grid, but train() never read run.{unread[0]}")
+
+    def _say_overhead(self, outcomes: Outcomes) -> None:
+        """Where tracking costs more than it should, what would cost less."""
+        share = outcomes.overhead_seconds / max(outcomes.training_seconds, 1e-9)
+        if share > _MOST_OVERHEAD and outcomes.overhead_seconds > _LEAST_OVERHEAD_SECONDS:
+            self._say(
+                f"note: tracking took {share:.1%} of the runs' time ({outcomes.overhead_seconds:.1f} s); "
+                "--histograms-every 5, --checkpoint-every 5 or --no-tensorboard take less"
+            )
 
     def _say_objective(self, outcomes: Outcomes) -> None:
         """A function tells only by running what it logs."""

@@ -24,6 +24,8 @@ class Outcomes(Writer):
         self.num_completed = self.num_resumed = 0
         self.metrics: dict[str, None] = {}
         """What the completed ones have logged."""
+        self.training_seconds = self.overhead_seconds = 0.0
+        """What the runs have taken, those of a group together as long as one; and what of it was tracking."""
         self.unrecorded: list[str] = []
         """What could not even be recorded as failed."""
 
@@ -31,6 +33,8 @@ class Outcomes(Writer):
         """A run has ended."""
         self._ended[member.number] = end
         self.trained.add(member.number)
+        self.overhead_seconds += end.overhead_seconds or 0.0
+        self.training_seconds += end.run_seconds / (member.rows[-1].group_size if member.rows else 1)
         if end.status == COMPLETED:
             self.num_completed += 1
             self.metrics.update(dict.fromkeys(member.last))

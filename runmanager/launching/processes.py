@@ -91,6 +91,27 @@ class Processes:
         num_workers = min(len(self._slots), len(indices))
         return self._result(self._submit("check_sweep", *self._call, indices, num_workers, known))
 
+    @property
+    def num_workers(self) -> int:
+        """How many there may be."""
+        return len(self._slots)
+
+    def forecast(self, numbers: dict[int, int], known: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """What training runs would take, and what would go wrong; a worker says so that is like those that would train.
+
+        Args:
+            numbers: of the runs, by their places in the grid.
+            known: what earlier launches have found out about training runs together.
+            folder: where it may write; nothing of it is kept.
+
+        Raises:
+            SweepError: it lists all that is wrong.
+        """
+        num_workers = min(len(self._slots), len(numbers))
+        asked = list(numbers.items())
+        wait(self._loading)  # they would be in the way of what is measured
+        return self._result(self._submit("forecast_sweep", *self._call, asked, num_workers, known, str(folder)))
+
     def train(
         self, work: Work, writers: list[Writer], outcomes: Outcomes, limits: Limits
     ) -> tuple[StopRequest, set[str]]:

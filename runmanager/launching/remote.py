@@ -48,6 +48,21 @@ def check_sweep(file: str, changes: Json, options: Json, indices: list[int], num
         return {"faults": error.faults}
 
 
+def forecast_sweep(
+    file: str, changes: Json, options: Json, numbers: list[tuple[int, int]], num_workers: int, known: Json, folder: str
+) -> Json:
+    """What training runs would take, and what would go wrong; or what is wrong with the sweep. See `Forecast`."""
+    from runmanager.launching.forecast import Forecast
+
+    told = _told(options)
+    sweep = _load(file, changes).sweep
+    forecast = Forecast(sweep, project_of(Path(file)), Path(folder), dict(numbers), told)
+    try:
+        return forecast.look(num_workers, known)
+    except SweepError as error:
+        return {"faults": error.faults}
+
+
 def train_runs(
     file: str,
     changes: Json,

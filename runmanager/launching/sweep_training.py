@@ -44,7 +44,11 @@ def surroundings_of(
     runs = sweep.runs()
     splits = sweep.trainer.splits(runs[indices[0]], sweep.seed, project)
     finder = Finder(sweep.trainer, runs, sweep.seed, project, options.fuse, num_workers, known_kinds(known))
-    return {"data": data_fingerprint(splits), "fusion": finder.find(indices).to_json()}
+    fusion = finder.find(indices)
+    reason = sweep.trainer.not_resident(runs[indices[0]], splits)
+    if reason:
+        fusion.notes.insert(0, f"the data is read by a DataLoader: {reason}")
+    return {"data": data_fingerprint(splits), "fusion": fusion.to_json()}
 
 
 class _Split(RunStopped):

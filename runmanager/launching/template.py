@@ -16,6 +16,7 @@ __pycache__/
 !/runs/README.md
 /results/*
 !/results/README.md
+/.runmanager-bench-*/
 """
 
 

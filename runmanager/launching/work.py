@@ -1,7 +1,8 @@
 """The runs of a launch that are still to be trained, and those that other launches train meanwhile."""
 
+import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 
 from runmanager.launching.fusion import Fusion, Kind
@@ -41,6 +42,7 @@ class Work:
         """Whether runs were trained together."""
         self._looked = time.monotonic()
         self._has_said = False
+        self._sizes = self._even_sizes()
         for one in self.elsewhere:
             _refuse_own(one)
 
@@ -63,16 +65,27 @@ class Work:
         most = self._most_with(first, kind)
         if kind is None or most == 1:
             return [first], ""
-        alike = [one for one in self.due if self._is_alike(one, first, kind, most)]
-        num_groups = -(-(len(alike) + 1) // most)
-        group = [first, *alike[: -(-(len(alike) + 1) // num_groups) - 1]]
+        group: list[ScheduledRun] = [first]
+        passed: list[ScheduledRun] = []
+        while self.due and len(group) < most:
+            one = self.due.popleft()
+            (group if self._is_alike(one, first, kind, most) else passed).append(one)
+        self.due.extendleft(reversed(passed))
         self.has_grouped |= len(group) > 1
-        numbers = {one.number for one in group}
-        self.due = deque(one for one in self.due if one.number not in numbers)
         return group, kind.arithmetic
 
     def _most_with(self, one: ScheduledRun, kind: Kind | None) -> int:
-        return 1 if kind is None else min(kind.size, self._most.get(one.number, kind.size))
+        return 1 if kind is None else self._most.get(one.number) or self._sizes[kind.key]
+
+    def _even_sizes(self) -> dict[str, int]:
+        """How many runs of each kind a group has, by the kind's key, so that its groups are of about one size."""
+        counts = Counter(kind.key for one in self.due if (kind := self._fusion.kind(one.index)))
+        return {
+            kind.key: math.ceil(counts[kind.key] / math.ceil(counts[kind.key] / kind.size))
+            if counts[kind.key]
+            else kind.size
+            for kind in self._fusion.kinds
+        }
 
     def _is_alike(self, one: ScheduledRun, first: ScheduledRun, kind: Kind, most: int) -> bool:
         """Whether two runs may be in one group, which goes on at one epoch."""

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import stat
+import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -222,13 +223,19 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
+_WORDS = struct.Struct("<625I")  # of python's generator
+
+
 def generators() -> dict[str, Any]:
-    """The state of python's, numpy's and torch's random number generators, as plain data."""
+    """The state of python's, numpy's and torch's random number generators, as plain data.
+
+    Words are in hexadecimal: a pickle takes as long for each number of a list as for the whole text.
+    """
     version, words, gauss = random.getstate()
-    states: dict[str, Any] = {"python": [version, list(words), gauss]}
+    states: dict[str, Any] = {"python": [version, _WORDS.pack(*words).hex(), gauss]}
     if "numpy" in sys.modules:
         name, keys, position, has_gauss, cached = sys.modules["numpy"].random.get_state()
-        states["numpy"] = [name, keys.tolist(), int(position), int(has_gauss), float(cached)]
+        states["numpy"] = [name, keys.astype("<u4").tobytes().hex(), int(position), int(has_gauss), float(cached)]
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         states["torch"] = torch.get_rng_state()
@@ -240,12 +247,12 @@ def generators() -> dict[str, Any]:
 def put_back(states: Mapping[str, Any]) -> None:
     """Puts the generators back to where `generators` found them."""
     version, words, gauss = states["python"]
-    random.setstate((version, tuple(words), gauss))
+    random.setstate((version, _WORDS.unpack(bytes.fromhex(words)), gauss))
     if "numpy" in states:
         import numpy
 
         name, keys, position, has_gauss, cached = states["numpy"]
-        numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))
+        numpy.random.set_state((name, numpy.frombuffer(bytes.fromhex(keys), "<u4"), position, has_gauss, cached))
     if "torch" in states:
         import torch
 

@@ -252,6 +252,8 @@ class RunManager:
         except StorageError as failure:
             ended = self._ended_by(failure)
         position = self._group.index(tracked)
+        if len(self._group) == 1:
+            self._epoch = None
         if self._epoch is not None:
             self._epoch.drop(position)
         del self._group[position]

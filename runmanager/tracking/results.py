@@ -150,6 +150,7 @@ class ResultsWriter(Writer):
         self._columns = Columns()
         self._files: list[TailFile] = []  # epochs as CSV, epochs as JSON, runs
         self._live: dict[int, Member] = {}
+        self._lines: dict[int, str] = {}  # of the live runs, in the runs table
         self._params: dict[int, ParamsText] = {}
         self._in_tables: set[int] = set()  # runs that have a settled row
         self._has_rows = False
@@ -170,7 +171,7 @@ class ResultsWriter(Writer):
             if member.number in self._in_tables:
                 self._catch_up()
             else:
-                self._write_runs("")
+                self._write_runs("", member)
 
     @_or_out_of_date
     def resume(self, member: Member) -> None:
@@ -182,7 +183,7 @@ class ResultsWriter(Writer):
         else:
             for row in member.rows:
                 self._write_row(row)
-            self._write_runs("")
+            self._write_runs("", member)
 
     @_or_out_of_date
     def log(self, member: Member, metrics: Metrics) -> None:
@@ -192,7 +193,7 @@ class ResultsWriter(Writer):
         elif not self._files_are_ours():
             self._catch_up()
         else:
-            self._write_runs("")
+            self._write_runs("", member)
 
     @_or_out_of_date
     def epoch(self, member: Member, row: EpochRow) -> None:
@@ -203,12 +204,13 @@ class ResultsWriter(Writer):
             self._catch_up()
         else:
             self._write_row(row)
-            self._write_runs("")
+            self._write_runs("", member)
 
     @_or_out_of_date
     def end(self, member: Member, end: RunEnd) -> None:
         """Settles the run's row."""
         del self._live[member.number]
+        self._lines.pop(member.number, None)
         params = self._params.pop(member.number, None)
         has_earlier_rows = (
             member.attempt > 1 and not member.rows
@@ -264,11 +266,12 @@ class ResultsWriter(Writer):
         self._files[1].write(comma + epoch_object(row, self._columns, params), JSON_END)
         self._has_rows = True
 
-    def _write_runs(self, settled: str) -> None:
-        live = [
-            RunSummary.under_way(run).line(self._columns, self._params[number]) for number, run in self._live.items()
-        ]
-        self._files[2].write(settled, "".join(live))
+    def _write_runs(self, settled: str, changed: Member | None = None) -> None:
+        """Writes settled rows, and behind them those of the live runs, of which one may have changed."""
+        if changed is not None:
+            params = self._params[changed.number]
+            self._lines[changed.number] = RunSummary.under_way(changed).line(self._columns, params)
+        self._files[2].write(settled, "".join(self._lines.values()))
 
     def _catch_up(self) -> None:
         """Rebuilds the tables where adding to them would not do, but spends no more than a tenth of the time on it."""
@@ -288,6 +291,10 @@ class ResultsWriter(Writer):
         self._params = {number: ParamsText(run.params, self._columns) for number, run in self._live.items()}
         self._in_tables = {run.number for run in history.runs} - set(self._live)
         self._take_over(any(run.rows for run in history.runs))
+        self._lines = {
+            number: RunSummary.under_way(run).line(self._columns, self._params[number])
+            for number, run in self._live.items()
+        }
         self._write_runs("")
         if not is_all:
             self.mark_out_of_date()

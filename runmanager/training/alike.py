@@ -1,18 +1,27 @@
 """What runs have to agree in to be trained in one step, and what keeps a network from it."""
 
 import pickle
+import sys
 from collections.abc import Mapping
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import Module
+from torch.nn.modules import module as nn_module
 from torch.nn.parameter import is_lazy
 
 from runmanager.training.parts import Parts
 from runmanager.training.stacked_optimizers import refusal, structure, trained_parameters
 
 _OF_EVERY_MODULE = frozenset(vars(Module()))
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
 _MAY_DIFFER: dict[type, set[str]] = {nn.Dropout: {"p"}, nn.Dropout1d: {"p"}, nn.Dropout2d: {"p"}, nn.Dropout3d: {"p"}}
 
 
@@ -25,34 +34,55 @@ def token(value: Any) -> str:
 
     Modules count without their parameters' and buffers' values.
     """
+    return _token(value, ())
+
+
+def _token(value: Any, above: tuple[int, ...]) -> str:
+    """`above` are the values that it stands in: one of them is told by its place."""
+    if id(value) in above:
+        return f"<{above.index(id(value))} above>"
+    above = (*above, id(value))
     if isinstance(value, Module):
-        return f"{_kind(value)} {_attributes(value)} {[(name, token(one)) for name, one in value.named_children()]}"
+        left_out = _OF_EVERY_MODULE | _MAY_DIFFER.get(type(value), set())
+        kept = {name: one for name, one in vars(value).items() if name not in left_out}
+        return f"{_kind(value)} {_token(kept, above)} {_token(dict(value.named_children()), above)}"
     if isinstance(value, torch.Tensor):
         return f"{value.dtype} {tuple(value.shape)} {value.detach().cpu().reshape(-1).tolist()}"
     if isinstance(value, (tuple, list)):
-        return f"{type(value).__name__}({', '.join(map(token, value))})"
+        return f"{type(value).__name__}({', '.join(_token(one, above) for one in value)})"
     if isinstance(value, Mapping):
-        return f"{type(value).__name__}({', '.join(f'{key!r}: {token(one)}' for key, one in value.items())})"
-    code = getattr(value, "__code__", None)
-    if code is not None:
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return (
-            f"{value.__module__}.{value.__qualname__} {code.co_code.hex()} {token(cells)} {token(value.__defaults__)}"
-        )
+        parts = [f"{key!r}: {_token(one, above)}" for key, one in value.items()]
+        return f"{type(value).__name__}({', '.join(parts)})"
+    if isinstance(value, CodeType):
+        return f"{value.co_code.hex()} {value.co_names} {_token(value.co_consts, above)}"
+    if isinstance(value, (FunctionType, MethodType)):
+        return _function_token(value, above)
     try:
         return repr(pickle.dumps(value))  # it is compared, never loaded
     except Exception:  # noqa: BLE001 (what cannot be pickled is equal to itself alone)
         return f"{type(value).__name__} at {id(value)}"
 
 
-def _kind(module: Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+def _function_token(value: Any, above: tuple[int, ...]) -> str:
+    cells = [cell.cell_contents for cell in value.__closure__ or ()]
+    kept = [value.__code__, cells, value.__defaults__, value.__kwdefaults__, getattr(value, "__self__", None)]
+    return f"{value.__module__}.{value.__qualname__} {_token(kept, above)}"
 
 
-def _attributes(module: Module) -> str:
-    """What a module keeps beside its parameters, buffers and children, but for what may differ between members."""
-    left_out = _OF_EVERY_MODULE | _MAY_DIFFER.get(type(module), set())
-    return token({name: value for name, value in vars(module).items() if name not in left_out})
+def _kind(value: Any) -> str:
+    """A class by its name; one that is made anew for each run, so that its name does not tell it, by itself."""
+    kind = type(value)
+    found: Any = sys.modules.get(kind.__module__)
+    for part in kind.__qualname__.split("."):
+        found = getattr(found, part, None)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    return name if found is kind else f"{name} at {id(kind)}"
+
+
+def values_token(module: Any) -> str:
+    """The same with the values of parameters and buffers, where it has any."""
+    values = dict(module.state_dict()) if isinstance(module, Module) else {}
+    return f"{token(module)} {token(values)}"
 
 
 def group_key(parts: Parts, others: Any) -> str:
@@ -74,18 +104,34 @@ def group_key(parts: Parts, others: Any) -> str:
 
 def _refuse(parts: Parts) -> None:
     network, optimizer = parts.network, parts.optimizer
-    reason = refusal(optimizer) or _hooked(network) or _parameters_fault(parts)
+    reason = _parameters_fault(parts) or refusal(optimizer) or _layer_fault(network) or _hooked(network)
     if reason:
         raise NotFusable(reason)
 
 
+def _layer_fault(network: Module) -> str | None:
+    """The layers that torch.func goes through in another way than autograd, or not at all."""
+    for path, module in network.named_modules():
+        if isinstance(module, nn.RNNBase):
+            return f"its {path} is a {type(module).__name__}, which has no batched form"
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            settings = ("padding_idx", "max_norm", "scale_grad_by_freq", "sparse")
+            given = [name for name in settings if getattr(module, name) not in (None, False)]
+            if given:
+                return f"its {path} is an {type(module).__name__} with {given[0]}, which has no batched form"
+    return None
+
+
 def _hooked(network: Module) -> str | None:
+    if any(getattr(nn_module, name) for name in _GLOBAL_HOOKS):
+        return "hooks are registered for all modules, and would see all members at once"
     for path, module in network.named_modules():
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
         if any(hooks):
             return f"its network has a hook on {path or 'itself'}, which would see all members at once"
-    if any(param._backward_hooks for param in network.parameters()):
-        return "its network has a hook on a parameter, which would not be called"
+    for name, param in network.named_parameters():
+        if param._backward_hooks or getattr(param, "_post_accumulate_grad_hooks", None):
+            return f"its network has a hook on {name}, which would not be called"
     return None
 
 

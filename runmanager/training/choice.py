@@ -31,8 +31,9 @@ _LEAST_SECONDS, _MOST_SECONDS, _MOST_SHARE = (
     10.0,
     0.02,
 )  # that finding out may take for one kind of run, and of its work
+_SMALL_BATCH, _WORTH_A_TRY = 2, 1.3  # how much faster a group has to be at best for one to be tried
 _DEAR_SECONDS = 0.002  # a step above it is arithmetic for the most part, and a group seldom gains
-_AS_ALONE = 1e-4  # how near a member's first loss has to be to what it is alone
+_AS_ALONE = 1e-4  # how near a member's first losses have to be to what they are alone
 
 
 @dataclass(frozen=True)
@@ -94,20 +95,33 @@ class Trial:
         """Newly built members."""
         return [Member.build(self._trainer, run, 0, seed) for seed, run in enumerate(self._runs[:size])]
 
-    def batches(self, members: Sequence[Member]) -> ResidentBatches:
-        """Their batches."""
+    def batches(self, members: Sequence[Member], batch_size: int | None = None) -> ResidentBatches:
+        """Their batches; of another size than theirs where one is given."""
         orders, shuffles = [one.order for one in members], [one.shuffle for one in members]
-        return ResidentBatches(self._data, self._splits, orders, batch_size=self._batch_size, shuffles=shuffles)
+        size = batch_size or self._batch_size
+        return ResidentBatches(self._data, orders, batch_size=size, shuffles=shuffles)
 
-    def alone(self) -> "Pace":
-        """One run by itself."""
+    def alone(self, batch_size: int | None = None) -> "Pace":
+        """One run by itself, with batches of another size than its own where one is given."""
         (member,) = self.members(1)
         parts = member.parts
         stepper = SingleStepper(parts.network, parts.optimizer, parts.loss, member.clip_norm)
-        return Pace(stepper, self.batches([member]))
+        return Pace(stepper, self.batches([member], batch_size))
+
+    def most_gain(self, step_seconds: float) -> float:
+        """How much faster a group could be at best.
+
+        On a CPU it saves what a step costs whatever its batch, which one of two samples shows; arithmetic stays what it is.
+        """
+        if self._device.type != "cpu":
+            return math.inf
+        small = self.alone(_SMALL_BATCH)
+        small.next_losses()
+        arithmetic = step_seconds - small.seconds(_NUM_ROUNDS)
+        return step_seconds / arithmetic if arithmetic > 0 else math.inf
 
     def fused(self, size: int, arithmetic: str) -> "Pace":
-        """A group of the first runs, which has taken its first step and was found to do what each does alone.
+        """A group of the first runs, which has taken two steps and was found to do what each does alone.
 
         Raises:
             NotFusable: it cannot be done so.
@@ -121,7 +135,7 @@ class Trial:
         module, before = stepper.module, (token(stepper.module), generators())
         pace = Pace(stepper, batches)
         try:
-            losses = pace.first_losses()
+            losses = [pace.next_losses(), pace.next_losses()]
         except Exception as error:
             raise NotFusable(_why(error)) from error
         if token(module) != before[0]:
@@ -131,16 +145,23 @@ class Trial:
         self._compare(losses)
         return pace
 
-    def _compare(self, losses: list[float]) -> None:
-        """Whether the first and the last member have the loss that they have alone."""
-        for index in {0, len(losses) - 1}:
+    def _compare(self, losses: list[list[float]]) -> None:
+        """Whether the first and the last member have the losses of two steps that they have alone."""
+        for index in {0, len(losses[0]) - 1}:
             member = Member.build(self._trainer, self._runs[index], 0, index)
             with seeded(index):
                 put_back(member.states)
-                stepper = SingleStepper(member.parts.network, member.parts.optimizer, member.parts.loss)
-                (alone,) = Pace(stepper, self.batches([member])).first_losses()
-            if not abs(alone - losses[index]) <= _AS_ALONE * max(1.0, abs(alone)) and alone == alone:
-                raise NotFusable(f"its first loss is {losses[index]:.6g} in a group and {alone:.6g} alone")
+                parts = member.parts
+                stepper = SingleStepper(parts.network, parts.optimizer, parts.loss, member.clip_norm)
+                pace = Pace(stepper, self.batches([member]))
+                for together in losses:
+                    _compare(together[index], pace.next_losses()[0])
+
+
+def _compare(together: float, alone: float) -> None:
+    is_near = abs(alone - together) <= _AS_ALONE * max(1.0, abs(alone))
+    if not is_near and math.isfinite(alone):
+        raise NotFusable(f"a loss of its first steps is {together:.6g} in a group and {alone:.6g} alone")
 
 
 def _why(error: Exception) -> str:
@@ -162,8 +183,8 @@ class Pace:
         self._iterator = batches.train()
         stepper.train(True)
 
-    def first_losses(self) -> list[float]:
-        """The losses of the first step."""
+    def next_losses(self) -> list[float]:
+        """The losses of another step."""
         losses: list[float] = self._stepper.step(*self._next()).loss.reshape(-1).tolist()
         return losses
 
@@ -187,11 +208,12 @@ class _Watch:
 
     def __init__(self, trial: Trial, most_seconds: float) -> None:
         self._alone = trial.alone()
-        self._alone.first_losses()
+        self._alone.next_losses()
         self.alone_seconds = self._alone.seconds(1)
         self._num_steps = max(1, min(_MOST_STEPS, int(_LOOK_SECONDS / self.alone_seconds)))
         share = trial.work_seconds(self.alone_seconds) * _MOST_SHARE
-        self._until = time.perf_counter() + min(most_seconds, max(_LEAST_SECONDS, share))
+        self._most_seconds = min(most_seconds, max(_LEAST_SECONDS, share))
+        self._until = math.inf
 
     @property
     def is_over(self) -> bool:
@@ -204,7 +226,9 @@ class _Watch:
 
     def time(self, pace: Pace, size: int) -> float:
         """The time of a group's step for each of its runs."""
-        best = float("inf")
+        if self._until == math.inf:  # the first group of a process has just loaded what they all need
+            self._until = time.perf_counter() + self._most_seconds
+        best = math.inf
         for _ in range(_NUM_ROUNDS):
             best = min(best, pace.seconds(max(1, self._num_steps // size)))
             self.time_alone()
@@ -221,10 +245,15 @@ def choose(trial: Trial, most: int, *, forced: bool = False) -> Choice:
         most: how many may be in a group.
         forced: whether they are fused where it can be done at all, and in groups of that many.
     """
-    watch = _Watch(trial, float("inf") if forced else _MOST_SECONDS)
+    watch = _Watch(trial, math.inf if forced else _MOST_SECONDS)
     if most < 2:
         watch.time_alone()
         return _alone(trial, watch, "it is the only one of its kind")
+    if not forced and (gain := trial.most_gain(watch.alone_seconds)) < _WORTH_A_TRY:
+        watch.time_alone()
+        return _alone(
+            trial, watch, f"a step is arithmetic for the most part, and a group at most {gain:.2f} times as fast"
+        )
     found: list[Choice] = []
     try:
         for size in [most] if forced else _ladder(most, watch.alone_seconds):

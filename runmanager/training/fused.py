@@ -7,9 +7,10 @@ from torch import Generator, Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
+from runmanager.training.captured import CapturedStep
 from runmanager.training.skeleton import Skeleton
 from runmanager.training.stack import Stack
-from runmanager.training.stacked_losses import stacked_loss
+from runmanager.training.stacked_losses import OneByOne, stacked_loss
 from runmanager.training.stacked_optimizers import stacked
 from runmanager.training.steppers import Loss, Outcome
 
@@ -48,6 +49,7 @@ class FusedStepper:
         self._optimizer = stacked(optimizers, self._stack.values, self._stack.grads)
         self._loss = stacked_loss(losses)
         self._limits = self._limits_of(clip_norms)
+        self._captured = self._capturable()
         self.failures: dict[int, Exception] = {}
         """What the losses of single members have raised, by their places; those members are to be dropped."""
 
@@ -61,6 +63,12 @@ class FusedStepper:
         """K."""
         return self._stack.size
 
+    def _capturable(self) -> CapturedStep | None:
+        """The step by a CUDA graph; None where there is no CUDA, or where a loss of the user's own is called at each step."""
+        if not self._stack.values.is_cuda or isinstance(self._loss, OneByOne):
+            return None
+        return CapturedStep(self._step, lambda: self._skeleton.generators)
+
     def _limits_of(self, clip_norms: Sequence[float | None]) -> Tensor | None:
         """The largest norm of each network's gradient, [K, 1]; None where none has one."""
         if all(limit is None for limit in clip_norms):
@@ -70,10 +78,14 @@ class FusedStepper:
 
     def begin_epoch(self) -> None:
         """Reads each optimizer's hyperparameters, which its schedule may have changed."""
-        self._optimizer.read()
+        if self._optimizer.read() and self._captured is not None:
+            self._captured.forget()
 
     def step(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """See `Stepper`; inputs and targets are [K, N, ...], or [N, ...] where all members have the same batches."""
+        return self._step(inputs, targets) if self._captured is None else self._captured(inputs, targets)
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> Outcome:
         outcome = self._forward(inputs, targets, self._shared)
         self._stack.take_grads(outcome.loss)
         self._clip()
@@ -123,6 +135,8 @@ class FusedStepper:
         self._optimizer.keep(list(indices), self._stack.values, self._stack.grads)
         self._skeleton.keep(indices)
         self._loss.keep(indices)
+        if self._captured is not None:
+            self._captured.forget()
         if self._limits is not None:
             self._limits = self._limits[list(indices)]
         self.failures = {}

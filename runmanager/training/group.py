@@ -144,7 +144,6 @@ class Group:
         first = self._members[0]
         self._batches = ResidentBatches(
             self._trainer.resident(self._splits, first.parts.device),
-            self._splits,
             [member.order for member in self._members],
             batch_size=self._trainer.setting("batch_size", first.run),
             shuffles=[member.shuffle for member in self._members],

@@ -21,11 +21,24 @@ Batch = tuple[Tensor, Tensor]
 """Inputs [N, ...] and targets [N, ...], on the device; of a group whose members have batches of their own [K, N, ...]."""
 
 
-class Shown(NamedTuple):
-    """What TensorBoard's image page needs of a loader."""
+class _Shown:
+    """Stands for a loader of resident data, for those who show samples; it is its own data set."""
 
-    dataset: Samples
-    collate_fn: Any = default_collate
+    collate_fn = staticmethod(default_collate)
+
+    def __init__(self, data: Resident) -> None:
+        self._data = data
+
+    @property
+    def dataset(self) -> "_Shown":
+        return self
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> Batch:
+        inputs, targets = self._data.batch(torch.tensor([index], device=self._data.device))
+        return inputs[0], targets[0]
 
 
 class Batches(Protocol):
@@ -74,7 +87,6 @@ class ResidentBatches:
     def __init__(
         self,
         data: ResidentSplits,
-        splits: Splits,
         orders: Sequence[Generator],
         *,
         batch_size: int,
@@ -82,7 +94,7 @@ class ResidentBatches:
     ) -> None:
         self._data, self._orders, self._shuffles, self._batch_size = data, list(orders), list(shuffles), batch_size
         self._rows = torch.empty(len(orders), 0)  # of the epoch under way
-        self.shown = Shown(splits.train)
+        self.shown = _Shown(data.train)
         self.are_shared = len(orders) == 1 or not any(shuffles)
         """Whether all members have the same batches, so that these have no K."""
 

@@ -89,14 +89,16 @@ class Skeleton:
 
     def _noise(self, path: str, by_feature: bool, like: Tensor) -> Tensor:
         """What dropout multiplies its inputs [K, ...] by: 0 or 1 / (1 - p), of each network its own draw."""
-        shape = like.shape[1:3] + (1,) * (like.ndim - 3) if by_feature else like.shape[1:]
-        noise = torch.ones((len(self.generators), *shape), dtype=like.dtype, device=like.device)
-        for one, rate, generator in zip(noise, self._rates[path], self.generators, strict=True):
-            if rate >= 1:
-                one.zero_()
-            elif rate > 0:
-                one.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
-        return noise
+        each = zip(like, self._rates[path], self.generators, strict=True)
+        return torch.stack([_noise_of(one, by_feature, rate, generator) for one, rate, generator in each])
+
+
+def _noise_of(like: Tensor, by_feature: bool, rate: float, generator: Generator) -> Tensor:
+    """One network's noise, laid out in memory as its inputs are: torch draws it in that order."""
+    noise = like.new_empty((*like.shape[:2], *(1 for _ in like.shape[2:]))) if by_feature else torch.empty_like(like)
+    if rate == 0 or rate == 1:
+        return noise.fill_(1 - rate)
+    return noise.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
 
 
 Slot = tuple[dict[str, Any], str, str]

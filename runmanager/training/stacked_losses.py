@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runmanager.training.alike import token
+from runmanager.training.alike import values_token
 from runmanager.training.steppers import Loss
+
+_IGNORED = -100  # the target that torch's cross entropy leaves out
 
 
 class StackedLoss(Protocol):
@@ -79,14 +81,16 @@ class CrossEntropy:
         if preds.ndim != 3 or targets.ndim != 2 or targets.is_floating_point():
             return self._one_by_one(preds, targets)
         size, num_samples, num_classes = preds.shape
+        counted = targets.ne(_IGNORED)
+        num_counted = counted.sum(1)
+        each = F.cross_entropy(preds.reshape(-1, num_classes), targets.reshape(-1), reduction="none")
+        right = each.view(size, num_samples).sum(1) / num_counted
         if self._is_plain:
-            each = F.cross_entropy(preds.reshape(-1, num_classes), targets.reshape(-1), reduction="none")
-            return each.view(size, num_samples).mean(1)
+            return right
         smoothings = self._smoothings = self._smoothings.to(preds)
-        scores = preds.log_softmax(2)
-        right = -scores.gather(2, targets.unsqueeze(2)).squeeze(2).mean(1)
-        spread = -scores.sum(2).mean(1)
-        return right * (1 - smoothings) + spread * (smoothings / num_classes)
+        spread = -(preds.log_softmax(2).sum(2) * counted).sum(1) / num_counted
+        smoothed = right * (1 - smoothings) + spread * (smoothings / num_classes)
+        return torch.where(smoothings == 0, right, smoothed)
 
 
 class InOneCall:
@@ -110,7 +114,7 @@ def stacked_loss(losses: Sequence[Loss]) -> StackedLoss:
     smoothings = [_smoothing(loss) for loss in losses]
     if None not in smoothings:
         return CrossEntropy(losses, [float(one or 0) for one in smoothings])
-    if _is_torchs_own(losses[0]) and len({token(loss) for loss in losses}) == 1:
+    if _is_torchs_own(losses[0]) and len({values_token(loss) for loss in losses}) == 1:
         return InOneCall(losses[0])
     return OneByOne(losses)
 

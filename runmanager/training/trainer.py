@@ -1,7 +1,8 @@
 """The Trainer: a network, data, an optimizer and a loss in ordinary torch terms, and the loop that drives them."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from runmanager.data.sources import splits_of
 from runmanager.data.splits import Splits
 from runmanager.tracking.manager import RunManager
+from runmanager.training.alone import Alone
 from runmanager.training.check import exercise, faults_of
-from runmanager.training.checkpoints import TrainingState
-from runmanager.training.epochs import evaluate, train_epoch
 from runmanager.training.loaded import LoadedData
 from runmanager.training.loaders import (
     LoadedBatches,
@@ -35,7 +35,6 @@ from runmanager.training.parts import (
 )
 from runmanager.training.seeding import seeded
 from runmanager.training.settings import TrainerError, choose_device, default_of, setting_fault
-from runmanager.training.steppers import SingleStepper
 
 
 class Trainer:
@@ -196,24 +195,23 @@ class Trainer:
             TrainerError: the run is built from other parts than those whose state was saved.
         """
         splits = self.splits(run, split_seed, project)
+        with self.ready(run, splits, seed) as alone:
+            alone.train(manager, self.setting("epochs", run))
+
+    @contextmanager
+    def ready(self, run: Any, splits: Splits, seed: int) -> Iterator[Alone]:
+        """A run that is to be trained by itself, and inside the `with` the random numbers that are its own.
+
+        Args:
+            run: the run.
+            splits: its data, or as much of it as it is to see.
+            seed: what its random numbers come from.
+        """
         with self._loaded.left_as_it_was(), seeded(seed):
             parts = self.build(run)
-            stepper = SingleStepper(parts.network, parts.optimizer, parts.loss, self.setting("clip_norm", run))
             order = torch.Generator().manual_seed(seed)
             batches = self._batches(run, splits, order, seed, parts.device)
-            manager.watch(parts.network, batches.shown)
-            state = TrainingState(parts, order, splits)
-            saved = manager.load_checkpoint()
-            if saved is not None:
-                state.restore(saved)
-            for _ in range(manager.num_epochs, self.setting("epochs", run)):
-                manager.begin_epoch()
-                train_epoch(stepper, batches.train(), manager)
-                if (validation := batches.validation()) is not None:
-                    manager.log(**{name: values[0] for name, values in evaluate(stepper, validation).items()})
-                if parts.scheduler is not None:
-                    parts.scheduler.step()
-                manager.end_epoch(checkpoint=state.capture)
+            yield Alone(parts, order, splits, batches, self.setting("clip_norm", run))
 
     def train_group(
         self,
@@ -231,11 +229,21 @@ class Trainer:
         Raises:
             GroupBroken: they cannot be trained together, or not so many of them.
         """
-        from runmanager.training.group import Group
+        from runmanager.training.group import Group, GroupBroken
 
         splits = self.splits(runs[0], split_seed, project)
+        if any(self.splits(run, split_seed, project) is not splits for run in runs):
+            raise GroupBroken(1, "the runs of the group have different data")
         with self._loaded.left_as_it_was():
             Group(self, manager, splits, arithmetic).train(runs, numbers, seeds)
+
+    def not_resident(self, run: Any, splits: Splits) -> str | None:
+        """Why a run's data cannot stay on its device, and is read by a DataLoader instead; None where it can."""
+        try:
+            self.resident(splits, choose_device(self.setting("device", run)))
+        except NotResident as reason:
+            return str(reason)
+        return None
 
     def resident(self, splits: Splits, device: torch.device) -> ResidentSplits:
         """The data on a device, once for all runs of this process.
@@ -259,4 +267,4 @@ class Trainer:
             return LoadedBatches(
                 splits, order, seed, device, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers
             )
-        return ResidentBatches(data, splits, [order], batch_size=batch_size, shuffles=[shuffle])
+        return ResidentBatches(data, [order], batch_size=batch_size, shuffles=[shuffle])

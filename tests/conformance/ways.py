@@ -20,7 +20,7 @@ NAME = "same"
 PARAMS = OrderedDict(lr=[0.1, 0.01], batch_size=[8, 32])
 NUM_EPOCHS = 2
 BROKEN_LR = 0.01
-"""Runs with this rate raise in their second epoch, where a test asks for it."""
+"""The run with this rate and batches of 8 raises in its second epoch, where a test asks for it."""
 KILLED = "killed-"
 """Where a project has such a file for a run, the run has killed its process in its second epoch, and does so no more."""
 
@@ -41,31 +41,32 @@ def splits() -> Splits:
 class Failing(torch.nn.CrossEntropyLoss):
     """A loss that raises in the second epoch of the runs that are to fail."""
 
-    def __init__(self, fails: bool) -> None:
+    def __init__(self, project: Path, run, fails: bool) -> None:
         super().__init__()
-        self.num_batches_left = 4 * NUM_EPOCHS if fails else None
+        self.fails = fails and (run.lr, run.batch_size) == (BROKEN_LR, 8)
+        self.project, self.journals = project, f"runs/{NAME}/*-lr={run.lr},batch_size={run.batch_size}-*/journal.jsonl"
+
+    def is_in_second_epoch(self) -> bool:
+        journal = next(self.project.glob(self.journals), None)
+        return torch.is_grad_enabled() and journal is not None and b'"epoch_seconds"' in journal.read_bytes()
 
     def forward(self, preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if self.num_batches_left is not None and torch.is_grad_enabled():
-            self.num_batches_left -= 1
-            if self.num_batches_left <= 0:
-                raise RuntimeError("the loss broke")
+        if self.fails and self.is_in_second_epoch():
+            raise RuntimeError("the loss broke")
         return super().forward(preds, targets)
 
 
 class KillingOnce(Failing):
     """It also kills its process in the first batch of the second epoch, unless that was done before."""
 
-    def __init__(self, fails: bool, mark: Path, journals: str) -> None:
-        super().__init__(fails)
-        self.mark, self.journals = mark, journals
+    def __init__(self, project: Path, run, fails: bool) -> None:
+        super().__init__(project, run, fails)
+        self.mark = project / f"{KILLED}{run.lr}-{run.batch_size}"
 
     def forward(self, preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled() and not self.mark.exists():
-            journal = next(self.mark.parent.glob(self.journals), None)
-            if journal and b'"epoch_seconds"' in journal.read_bytes():
-                self.mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+        if not self.mark.exists() and self.is_in_second_epoch():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(preds, targets)
 
 
@@ -77,7 +78,7 @@ def by_hand(project: Path, fails: bool, tensorboard: bool) -> None:
         seed = run_seed(0, run._asdict())
         torch.manual_seed(seed)
         net = network()
-        loss_function = Failing(fails and run.lr == BROKEN_LR)
+        loss_function = Failing(project, run, fails)
         optimizer = torch.optim.SGD(net.parameters(), lr=run.lr)
         order = torch.Generator().manual_seed(seed)
         loader = DataLoader(data.train, batch_size=run.batch_size, shuffle=True, generator=order)
@@ -116,17 +117,11 @@ def validate(net: torch.nn.Module, data: Splits, batch_size: int) -> dict[str, f
 def trainers_sweep(project: Path, fails: bool, *, is_killed: bool = False) -> Sweep:
     """The same runs for a Trainer; its project is where it is launched."""
 
-    def loss(run) -> Failing:
-        breaks = fails and run.lr == BROKEN_LR
-        mark = project / f"{KILLED}{run.lr}-{run.batch_size}"
-        journals = f"runs/{NAME}/*-lr={run.lr},batch_size={run.batch_size}-*/journal.jsonl"
-        return KillingOnce(breaks, mark, journals) if is_killed else Failing(breaks)
-
     trainer = Trainer(
         network=network,
         data=splits(),
         optimizer=lambda run, net: torch.optim.SGD(net.parameters(), lr=run.lr),
-        loss=loss,
+        loss=lambda run: (KillingOnce if is_killed else Failing)(project, run, fails),
         epochs=NUM_EPOCHS,
     )
     sweep = Sweep(PARAMS, trainer=trainer, name=NAME)

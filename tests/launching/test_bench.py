@@ -106,7 +106,7 @@ def test_without_the_full_set_the_sample_is_taken(project, tmp_path, monkeypatch
 
 
 def test_the_two_sides_reach_the_same_losses_and_leave_nothing(place, project):
-    ours, loop = launched(place, SMALL), looped(place, SMALL)
+    ours, loop = launched(place, SMALL, fuse="off"), looped(place, SMALL)
     assert ours.losses == loop.losses
     assert ours.val_losses == loop.val_losses
     assert len(ours.losses) == 2

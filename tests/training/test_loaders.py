@@ -1,4 +1,4 @@
-"""The batches that processes load are those of a plain DataLoader, and the processes end with their run."""
+"""The batches are those of a plain DataLoader, taken by index or loaded, and processes that load them end with their run."""
 
 import multiprocessing
 import os
@@ -9,10 +9,12 @@ import signal
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from runmanager.data.splits import Splits
-from runmanager.training.loaders import Batches
+from runmanager.training.loaders import LoadedBatches, NotResident, ResidentBatches, resident_splits
+
+CPU = torch.device("cpu")
 
 
 class Drawing(Dataset):
@@ -36,57 +38,61 @@ class Telling(Dataset):
         return torch.tensor([os.getpid(), ignores]), 0
 
 
-def batches_of(data, num_workers, seed=3):
-    return Batches(Splits(data, data), seed, batch_size=4, shuffle=True, num_workers=num_workers)
+def loaded(data, num_workers, seed=3):
+    """The batches, and what draws their order."""
+    order = torch.Generator().manual_seed(seed)
+    splits = Splits(data, data)
+    return LoadedBatches(splits, order, seed, CPU, batch_size=4, shuffle=True, num_workers=num_workers), order
 
 
-def inputs_of(loader):
-    return [inputs.tolist() for inputs, _ in loader]
+def inputs_of(batches):
+    return [inputs.tolist() for inputs, _ in batches]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_the_batches_are_those_of_a_plain_loader(num_workers):
-    batches = batches_of(Drawing(), num_workers)
+    batches, _ = loaded(Drawing(), num_workers)
     generator = torch.Generator().manual_seed(3)
     plain = DataLoader(Drawing(), batch_size=4, shuffle=True, num_workers=num_workers, generator=generator)
     first, second = inputs_of(plain), inputs_of(plain)
-    assert inputs_of(batches.train) == first
-    assert inputs_of(batches.train) == second
+    assert inputs_of(batches.train()) == first
+    assert inputs_of(batches.train()) == second
     assert first != second
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_from_where_the_order_stands_the_batches_go_on(num_workers):
-    batches, other = batches_of(Drawing(), num_workers), batches_of(Drawing(), num_workers, seed=4)
-    inputs_of(batches.train)
-    other.order.set_state(batches.order.get_state())
+    (batches, order), (other, other_order) = loaded(Drawing(), num_workers), loaded(Drawing(), num_workers, seed=4)
+    inputs_of(batches.train())
+    other_order.set_state(order.get_state())
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    expected = inputs_of(batches.train)
+    expected = inputs_of(batches.train())
     random.setstate(states[0]), np.random.set_state(states[1]), torch.set_rng_state(states[2])
-    assert inputs_of(other.train) == expected
+    assert inputs_of(other.train()) == expected
 
 
 def test_validation_draws_the_same_each_time_and_changes_no_order():
-    batches, alone = batches_of(Drawing(), 1), batches_of(Drawing(), 1)
+    (batches, _), (alone, _) = loaded(Drawing(), 1), loaded(Drawing(), 1)
     seen = []
     for _ in range(2):
         seen.append(inputs_of(batches.validation()))
-        assert inputs_of(batches.train) == inputs_of(alone.train)
+        assert inputs_of(batches.train()) == inputs_of(alone.train())
     assert seen[0] == seen[1]
 
 
 def test_without_validation_data_there_is_none():
-    assert Batches(Splits(Drawing()), 0, batch_size=4, shuffle=False, num_workers=0).validation() is None
+    settings = {"batch_size": 4, "shuffle": False, "num_workers": 0}
+    assert LoadedBatches(Splits(Drawing()), torch.Generator(), 0, CPU, **settings).validation() is None
 
 
 def test_ctrl_c_leaves_the_loading_processes_at_work():
-    loaded = torch.cat([inputs for inputs, _ in batches_of(Telling(), 2).train])
-    assert os.getpid() not in loaded[:, 0].tolist()
-    assert loaded[:, 1].all()
+    told = torch.cat([inputs for inputs, _ in loaded(Telling(), 2)[0].train()])
+    assert os.getpid() not in told[:, 0].tolist()
+    assert told[:, 1].all()
 
 
 def test_no_process_is_left_when_an_epoch_is_over():
-    inputs_of(batches_of(Telling(), 2).train)
+    inputs_of(loaded(Telling(), 2)[0].train())
     assert multiprocessing.active_children() == []
 
 
@@ -96,7 +102,7 @@ def test_the_loading_processes_die_with_a_run_that_is_killed():
     pid = os.fork()
     if pid == 0:
         try:
-            next(iter(batches_of(Telling(), 2).train))
+            next(loaded(Telling(), 2)[0].train())
             os.kill(os.getpid(), signal.SIGKILL)
         finally:
             os._exit(1)
@@ -104,3 +110,100 @@ def test_the_loading_processes_die_with_a_run_that_is_killed():
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
     assert select.select([alive], [], [], 2)[0]
     os.close(alive)
+
+
+class Pictures(Dataset):
+    """Samples that a function of whole numbers makes, as ToTensor does of a picture."""
+
+    def __init__(self):
+        self.bytes = torch.randint(256, (23, 2, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self):
+        return len(self.bytes)
+
+    def __getitem__(self, index):
+        return self.bytes[index].float().div(255), index % 3
+
+
+FLOATS = TensorDataset(torch.randn(23, 4, generator=torch.Generator().manual_seed(0)), torch.arange(23) % 3)
+SETS = {
+    "kept as bytes": Pictures(),
+    "floats": FLOATS,
+    "a part of bytes": Subset(Pictures(), [3, 1, 4, 15, 9, 2, 6, 5]),
+    "a part of a part": Subset(Subset(FLOATS, range(2, 22)), list(range(0, 20, 2))),
+}
+each_set = pytest.mark.parametrize("data", SETS.values(), ids=SETS)
+
+
+def taken(data, orders, shuffles, batch_size=5):
+    splits = Splits(data, data)
+    settings = {"batch_size": batch_size, "shuffles": shuffles}
+    return ResidentBatches(resident_splits(splits, CPU), orders, **settings)
+
+
+def assert_equal(batches, others):
+    for batch, other in zip(batches, others, strict=True):
+        assert all(map(torch.equal, batch, other))
+        assert [part.dtype for part in batch] == [part.dtype for part in other]
+
+
+@each_set
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_batches_by_index_are_those_of_a_plain_loader_in_every_epoch(data, shuffle):
+    order, other = (torch.Generator().manual_seed(7) for _ in range(2))
+    batches = taken(data, [order], [shuffle])
+    plain = DataLoader(data, batch_size=5, shuffle=shuffle, generator=other)
+    for _ in range(3):
+        assert_equal(batches.train(), plain)
+        assert torch.equal(order.get_state(), other.get_state())
+
+
+@each_set
+def test_the_validation_batches_by_index_are_those_of_a_plain_loader(data):
+    order = torch.Generator()
+    before = order.get_state()
+    assert_equal(taken(data, [order], [True]).validation(), DataLoader(data, batch_size=5))
+    assert torch.equal(order.get_state(), before)
+
+
+def test_batches_by_index_go_on_from_where_the_order_stands():
+    order, later = torch.Generator().manual_seed(7), torch.Generator()
+    batches, others = taken(FLOATS, [order], [True]), taken(FLOATS, [later], [True])
+    list(batches.train())
+    later.set_state(order.get_state())
+    assert_equal(others.train(), batches.train())
+
+
+def test_each_member_of_a_group_has_the_batches_that_it_has_alone():
+    shuffles = [True, False, True]
+    batches = taken(FLOATS, [torch.Generator().manual_seed(seed) for seed in range(3)], shuffles)
+    alone = [taken(FLOATS, [torch.Generator().manual_seed(seed)], [shuffles[seed]]) for seed in range(3)]
+    assert not batches.are_shared
+    for _ in range(2):
+        for (inputs, targets), *each in zip(batches.train(), *(one.train() for one in alone), strict=True):
+            assert torch.equal(inputs, torch.stack([its_inputs for its_inputs, _ in each]))
+            assert torch.equal(targets, torch.stack([its_targets for _, its_targets in each]))
+
+
+def test_members_that_are_not_shuffled_share_their_batches():
+    batches = taken(FLOATS, [torch.Generator(), torch.Generator()], [False, False])
+    assert batches.are_shared
+    assert_equal(batches.train(), DataLoader(FLOATS, batch_size=5))
+
+
+def test_a_member_that_leaves_in_the_middle_of_an_epoch_changes_no_batch_of_the_others():
+    def group():
+        return taken(FLOATS, [torch.Generator().manual_seed(seed) for seed in range(3)], [True] * 3)
+
+    untouched, batches = group(), group()
+    for number, (batch, other) in enumerate(zip(batches.train(), untouched.train(), strict=True)):
+        kept = [0, 1, 2] if number < 2 else [0, 2]
+        assert_equal([batch], [[part[kept] for part in other]])
+        if number == 1:
+            batches.keep([0, 2])
+    assert_equal(batches.train(), ([part[[0, 2]] for part in batch] for batch in untouched.train()))
+
+
+def test_data_that_draws_is_not_resident():
+    with pytest.raises(NotResident):
+        resident_splits(Splits(Drawing()), CPU)

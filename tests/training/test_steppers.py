@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,9 +12,9 @@ from runmanager.training.steppers import SingleStepper
 INPUTS, TARGETS = torch.rand(8, 3), torch.tensor([0, 1] * 4)
 
 
-def stepper_of(network):
+def stepper_of(network, clip_norm=None):
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    return SingleStepper(network, optimizer, F.cross_entropy)
+    return SingleStepper(network, optimizer, F.cross_entropy, clip_norm)
 
 
 def test_steps_are_bit_equal_to_those_written_by_hand():
@@ -21,7 +22,7 @@ def test_steps_are_bit_equal_to_those_written_by_hand():
     by_hand = copy.deepcopy(network)
     stepper, optimizer = stepper_of(network), torch.optim.SGD(by_hand.parameters(), lr=0.1, momentum=0.9)
     for _ in range(5):
-        loss, preds = stepper.step(INPUTS, TARGETS)
+        loss, preds, targets = stepper.step(INPUTS, TARGETS)
         optimizer.zero_grad()
         hand_preds = by_hand(INPUTS)
         hand_loss = F.cross_entropy(hand_preds, TARGETS)
@@ -29,11 +30,27 @@ def test_steps_are_bit_equal_to_those_written_by_hand():
         optimizer.step()
         assert torch.equal(loss, hand_loss)
         assert torch.equal(preds, hand_preds)
+        assert targets is TARGETS
     assert torch.equal(network.weight, by_hand.weight)
 
 
+@pytest.mark.parametrize("clip_norm", [1e-3, 1e3])
+def test_a_clipped_step_is_bit_equal_to_one_clipped_by_hand(clip_norm):
+    network = nn.Linear(3, 2)
+    by_hand = copy.deepcopy(network)
+    stepper, optimizer = stepper_of(network, clip_norm), torch.optim.SGD(by_hand.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(3):
+        stepper.step(INPUTS, TARGETS)
+        optimizer.zero_grad()
+        F.cross_entropy(by_hand(INPUTS), TARGETS).backward()
+        torch.nn.utils.clip_grad_norm_(by_hand.parameters(), clip_norm)
+        optimizer.step()
+    assert torch.equal(network.weight, by_hand.weight)
+    assert torch.equal(network.bias, by_hand.bias)
+
+
 def test_what_a_step_returns_keeps_no_graph_alive():
-    loss, preds = stepper_of(nn.Linear(3, 2)).step(INPUTS, TARGETS)
+    loss, preds, _ = stepper_of(nn.Linear(3, 2)).step(INPUTS, TARGETS)
     assert loss.shape == ()
     assert preds.shape == (8, 2)
     assert not loss.requires_grad
@@ -61,7 +78,7 @@ def test_a_parameter_that_a_batch_does_not_use_is_not_moved_by_momentum_of_zeros
 def test_evaluation_leaves_no_gradient_and_no_step():
     network = nn.Linear(3, 2)
     before = network.weight.clone()
-    loss, preds = stepper_of(network).evaluate(INPUTS, TARGETS)
+    loss, preds, _ = stepper_of(network).evaluate(INPUTS, TARGETS)
     assert torch.equal(loss, F.cross_entropy(network(INPUTS), TARGETS))
     assert not loss.requires_grad
     assert not preds.requires_grad

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ class Done:
     run: float  # the longest run; of a sweep of one run that is the run
     losses: Losses
     val_losses: Losses
+    lead: float = 0.0  # from the command's start to the begin of the first run; imports, checks, choosing how to train
     group_size: int = 1  # of the largest group
 
 
@@ -51,17 +53,20 @@ def launched(
         ArmError: it failed, or a run of it did.
     """
     with place.project(sweep) as project:
+        started = time.time()
         whole = run(launch_words(workers, fuse, bare=bare), project, one_core=one_core)
         sweep_dir = SweepDir(project, NAME)
         runs = read_sweep(sweep_dir).runs
         _check(runs, project)
+        began = min(one.began or 0.0 for one in runs)
         ended = max(run_dir.journal_time() for run_dir in sweep_dir.runs()) / 1e9
         return Done(
             whole,
-            ended - min(one.began or 0.0 for one in runs),
+            ended - began,
             max(one.run_seconds or 0.0 for one in runs),
             [[row.loss or 0.0 for row in one.rows] for one in runs],
             [[float(row.metrics.get("val_loss", 0.0)) for row in one.rows] for one in runs],
+            began - started,
             max(row.group_size for one in runs for row in one.rows),
         )
 

@@ -1,0 +1,129 @@
+"""`runmanager plan`: what training a sweep will take and what will go wrong in it, before anything is trained."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from runmanager.launching.description import Changes, Description, describe
+from runmanager.launching.fusion import fuse_fault, parse_fuse
+from runmanager.launching.load_sweep import find_sweep_file, load_sweep
+from runmanager.launching.outlook import Outlook
+from runmanager.launching.plan_text import plan_lines
+from runmanager.launching.processes import Processes
+from runmanager.launching.schedule import Schedule, schedule
+from runmanager.launching.slots import parse_workers
+from runmanager.launching.sweep import SweepError
+from runmanager.launching.train_options import TrainOptions
+from runmanager.tracking.progress import say
+from runmanager.tracking.run_dir import SweepDir
+
+_NUM_KEPT = 10  # runs that keep their saved states, unless a launch is told otherwise
+
+Json = dict[str, Any]
+
+
+class _Ask(Protocol):
+    def __call__(self, numbers: dict[int, int], known: Json, folder: Path) -> Json:
+        """What training runs would take; see `Processes.forecast`."""
+
+
+class _Place(NamedTuple):
+    """Where the runs would be trained."""
+
+    sweep: Description
+    num_workers: int
+    ask: _Ask
+    seconds: float  # until the sweep was read there
+
+
+def plan(
+    sweep: str | Path,
+    *,
+    workers: int | str = "auto",
+    fuse: str | int = "auto",
+    only: Sequence[str] = (),
+    limit: int | None = None,
+    epochs: int | None = None,
+    params: Sequence[str] = (),
+) -> int:
+    """Prints what a launch with these options would take; returns 1 where a run of it would fail, else 0.
+
+    Nothing is trained, and nothing is written into the project.
+
+    Args:
+        sweep: the path or the name of a sweep file.
+        workers: how many processes would train; 'auto' for one per core or per GPU, 0 for this process.
+        fuse: see `launch`; so for all that follow.
+        only: which runs.
+        limit: at most how many.
+        epochs: another number of epochs.
+        params: other values for parameters, like `lr=0.1,0.2`.
+
+    Raises:
+        SweepError: the sweep cannot start; it lists all that is wrong.
+    """
+    fault = fuse_fault(fuse)
+    if fault:
+        raise SweepError(str(sweep), [fault])
+    options = TrainOptions(fuse=parse_fuse(fuse))
+    with _place(find_sweep_file(sweep), Changes({}, params, epochs), parse_workers(workers), options) as place:
+        sweep_dir = SweepDir(place.sweep.project, place.sweep.name)
+        runs = schedule(place.sweep, sweep_dir, only, limit)
+        say(f"{place.sweep.name}: {runs.summary()}")
+        if not runs.due:
+            say("nothing to train")
+            return 0
+        if not place.sweep.has_trainer:
+            return _list_runs(runs)
+        return _look_ahead(place, runs, sweep_dir)
+
+
+@contextmanager
+def _place(file: Path, changes: Changes, workers: int | None, options: TrainOptions) -> Iterator[_Place]:
+    began = time.perf_counter()
+    if workers == 0:
+        yield _here(file, changes, options, began)
+        return
+    way = Processes(file, changes, workers, options)
+    try:
+        yield _Place(way.description, way.num_workers, way.forecast, time.perf_counter() - began)
+    finally:
+        way.close(at_once=True)
+
+
+def _here(file: Path, changes: Changes, options: TrainOptions, began: float) -> _Place:
+    sweep = changes.apply(load_sweep(file))
+    description = describe(sweep)
+
+    def ask(numbers: dict[int, int], known: Json, folder: Path) -> Json:
+        from runmanager.launching.forecast import Forecast
+
+        return Forecast(sweep, description.project, folder, numbers, options).look(1, known)
+
+    return _Place(description, 1, ask, time.perf_counter() - began)
+
+
+def _list_runs(runs: Schedule) -> int:
+    for one in runs.due:
+        say(f"{one.number:4}  {one.action:24}  {one.run!r}")
+    say("they are trained by a function of your own: only running it tells what it takes, and what goes wrong")
+    return 0
+
+
+def _look_ahead(place: _Place, runs: Schedule, sweep_dir: SweepDir) -> int:
+    known = sweep_dir.read_plan().get("fusion")
+    numbers = {one.index: one.number for one in runs.due}
+    with tempfile.TemporaryDirectory(prefix="runmanager-plan-") as folder:
+        answer = place.ask(numbers, known if isinstance(known, dict) else {}, Path(folder))
+        is_elsewhere = os.stat(folder).st_dev != os.stat(place.sweep.project).st_dev
+    answer["seconds"]["read"] = place.seconds
+    outlook = Outlook(place.sweep, runs, answer, place.num_workers, _NUM_KEPT)
+    for line in plan_lines(outlook, len(numbers), place.sweep.project):
+        say(line)
+    if is_elsewhere:
+        say(f"note: tracking was measured in {tempfile.gettempdir()}, which is on another disk than the project")
+    return 1 if outlook.failures else 0

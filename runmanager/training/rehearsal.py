@@ -1,0 +1,170 @@
+"""A rehearsal: a run goes through all that training does, with the first samples of its data and as many as a last batch has."""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from runmanager.data.splits import Samples, Splits, targets_of
+from runmanager.tracking.manager import RunManager
+from runmanager.tracking.untouched import SAMPLE_SIZE
+from runmanager.training.alone import Alone
+from runmanager.training.epochs import evaluate, track
+from runmanager.training.loaders import Batch
+
+if TYPE_CHECKING:
+    from runmanager.training.trainer import Trainer
+
+NUM_EPOCHS = 2
+"""Of a rehearsal."""
+
+_LOOK_SECONDS, _LEAST_STEPS, _MOST_STEPS = 0.5, 2, 200
+
+
+def rehearse(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, number: int, seed: int) -> None:
+    """Trains a run for two epochs of the ends of its data; what it raises is what training it would raise.
+
+    Args:
+        trainer: whose run it is.
+        run: the run.
+        splits: all of its data.
+        manager: tracks it, in a folder where nothing is kept.
+        number: of the run.
+        seed: what its random numbers come from.
+    """
+    batch_size = trainer.setting("batch_size", run)
+    validation = None if splits.validation is None else ends(splits.validation, batch_size)
+    part = Splits(ends(splits.train, batch_size), validation, source=splits.source)
+    with manager.tracking(run, number=number, seed=seed), trainer.ready(run, part, seed) as alone:
+        alone.train(manager, NUM_EPOCHS)
+
+
+def ends(samples: Samples, batch_size: int) -> Samples:
+    """The samples of the first batches, as many as TensorBoard shows, and of one that is as short as the last.
+
+    The samples with the smallest and the largest target are among them: what a loss refuses is found there first.
+    """
+    size = len(samples)  # type: ignore[arg-type]
+    num_first = batch_size * math.ceil(SAMPLE_SIZE / batch_size)
+    num_last = (size - 1) % batch_size + 1
+    if size <= num_first + num_last:
+        return samples
+    rows = [*range(num_first), *range(size - num_last, size)]
+    for place, row in enumerate(_extremes(samples)):
+        if row not in rows:
+            rows[num_first - 1 - place] = row
+    return Subset(samples, rows)
+
+
+def _extremes(samples: Samples) -> list[int]:
+    """Where the smallest and the largest target are, or one that is no number; nowhere where they are not at hand."""
+    targets = targets_of(samples)
+    array = np.asarray([] if targets is None else targets)
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "biuf":
+        return []
+    return [int(array.argmin()), int(array.argmax())]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What one run by itself takes."""
+
+    num_steps: int  # of an epoch
+    step_seconds: float  # its tracking included
+    first_seconds: float  # of the first step, beyond that: processes that load data are started in it
+    validation_seconds: float  # of an epoch
+    state_bytes: int  # parameters, buffers, gradients and what the optimizer keeps
+    activation_bytes: int  # what a step keeps for its backward pass; on a GPU, all that it allocates
+
+
+def measure(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, number: int, seed: int) -> Measures:
+    """Takes a few steps of a run, tracked as in training, and validates on a few batches."""
+    batch_size = trainer.setting("batch_size", run)
+    with manager.tracking(run, number=number, seed=seed), trainer.ready(run, splits, seed) as alone:
+        manager.begin_epoch()
+        batches = _endless(alone)
+        first_seconds = _seconds_of(alone, batches, 1, manager)
+        state_bytes, activation_bytes = _footprint(alone, next(batches))
+        step_seconds = _paced(alone, batches, manager)
+        validation_seconds = _validation_seconds(alone, splits.validation, batch_size)
+        manager.end_epoch()
+    num_steps = math.ceil(len(splits.train) / batch_size)  # type: ignore[arg-type]
+    beyond = max(0.0, first_seconds - step_seconds)
+    return Measures(num_steps, step_seconds, beyond, validation_seconds, state_bytes, activation_bytes)
+
+
+def _endless(alone: Alone) -> Iterator[Batch]:
+    while True:
+        yield from alone.batches.train()
+
+
+def _paced(alone: Alone, batches: Iterator[Batch], manager: RunManager) -> float:
+    """The seconds of a step, over as many as there is time for."""
+    one = _seconds_of(alone, batches, 1, manager)
+    num_steps = min(_MOST_STEPS, max(_LEAST_STEPS, int(_LOOK_SECONDS / one)))
+    return _seconds_of(alone, batches, num_steps, manager) / num_steps
+
+
+def _seconds_of(alone: Alone, batches: Iterator[Batch], num_steps: int, manager: RunManager) -> float:
+    alone.stepper.train(True)
+    began = time.perf_counter()
+    for inputs, targets in islice(batches, num_steps):
+        outcome = alone.stepper.step(inputs, targets)
+        track(manager, outcome, 1)
+    outcome.loss.item()  # waits for the device
+    return time.perf_counter() - began
+
+
+def _validation_seconds(alone: Alone, samples: Samples | None, batch_size: int) -> float:
+    """The seconds of an epoch's validation, from as many batches as there is time for."""
+    batches = alone.batches.validation()
+    if batches is None or samples is None:
+        return 0.0
+    num_batches = math.ceil(len(samples) / batch_size)  # type: ignore[arg-type]
+    one = _evaluation_seconds(alone, islice(batches, 1))
+    most = max(1, int(_LOOK_SECONDS / one))
+    again = alone.batches.validation() or batches
+    return _evaluation_seconds(alone, islice(again, most)) * num_batches / min(most, num_batches)
+
+
+def _evaluation_seconds(alone: Alone, batches: Iterable[Batch]) -> float:
+    began = time.perf_counter()
+    evaluate(alone.stepper, batches)
+    return time.perf_counter() - began
+
+
+def _footprint(alone: Alone, batch: Batch) -> tuple[int, int]:
+    """The bytes of the run's state, and those that a step takes beside it."""
+    alone.stepper.train(True)
+    own = {tensor.data_ptr() for tensor in alone.parts.network.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.layout == torch.strided and tensor.data_ptr() not in own:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    device, before = alone.parts.device, 0
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        alone.stepper.step(*batch)
+    taken = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else sum(kept.values())
+    return _state_bytes(alone), taken
+
+
+def _state_bytes(alone: Alone) -> int:
+    network, optimizer = alone.parts.network, alone.parts.optimizer
+    params = list(network.parameters())
+    tensors: list[Any] = [*params, *network.buffers(), *(param.grad for param in params)]
+    tensors += [value for state in optimizer.state.values() if isinstance(state, dict) for value in state.values()]
+    return sum(one.numel() * one.element_size() for one in tensors if isinstance(one, Tensor))
