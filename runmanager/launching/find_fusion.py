@@ -54,6 +54,10 @@ class Finder:
         """The kinds of the runs at these places of the grid."""
         if self._fuse == OFF or (len(indices) < 2 and self._num_workers < 2):
             return Fusion()
+        with seeded(0):  # what is built and tried may draw
+            return self._find(indices)
+
+    def _find(self, indices: Sequence[int]) -> Fusion:
         kinds: list[Kind] = []
         kind_of: dict[int, int] = {}
         for key, its_runs in self.sort(indices)[0].items():
@@ -143,9 +147,8 @@ class Finder:
             return known
         runs = [self._runs[index] for index in indices[:most]]
         try:
-            with seeded(0):  # the steps that are tried may draw
-                trial = Trial(self._trainer, runs, self._split_seed, self._project)
-                choice = choose(trial, most, forced=is_told)
+            trial = Trial(self._trainer, runs, self._split_seed, self._project)
+            choice = choose(trial, most, forced=is_told)
         except NotResident as reason:
             return Kind("", 1, ALONE, f"a group needs data that stays on the device ({reason})", 0.0)
         except Exception as error:  # noqa: BLE001 (it is only a try; the runs themselves will say what is wrong)

@@ -1,6 +1,7 @@
 """What a sweep will take, and what will go wrong in it: its runs are built, and some of them rehearsed. Nothing is trained."""
 
 import hashlib
+import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,12 @@ from runmanager.tracking.faults import one_line
 from runmanager.training.alike import token
 from runmanager.training.loaders import NotResident
 from runmanager.training.reads import recorded, values_of
+from runmanager.training.rehearsal import pace
 from runmanager.training.seeding import run_seed, seeded
 
 _BUILD_SECONDS, _REHEARSAL_SECONDS = 20.0, 60.0  # after which no other run is begun
 _MOST_SCHEDULE_STEPS = 10_000
+_WAIT_SECONDS = 60.0  # for the other workers
 
 Json = dict[str, Any]
 
@@ -225,6 +228,21 @@ class Forecast:
         for indices in finder.sort(sorted(self._numbers))[0].values():
             shape = next((of_index[index] for index in indices if index in of_index), shapes[0])
             shape.indices += [index for index in indices if index in rest]
+
+
+def pace_together(sweep: Sweep, project: Path, index: int, folder: Path, num_workers: int) -> float:
+    """The seconds of a step of a run while so many workers, each of which has called this, take steps at once."""
+    assert sweep.trainer is not None
+    run = sweep.runs()[index]
+
+    def wait() -> None:
+        (folder / f"ready-{os.getpid()}").touch()
+        until = time.monotonic() + _WAIT_SECONDS
+        while len(list(folder.glob("ready-*"))) < num_workers and time.monotonic() < until:
+            time.sleep(0.005)
+
+    splits = sweep.trainer.splits(run, sweep.seed, project)
+    return pace(sweep.trainer, run, splits, run_seed(sweep.seed, run._asdict()), wait)
 
 
 def _peak_bytes() -> int:

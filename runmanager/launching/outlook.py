@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runmanager.launching.description import Description
-from runmanager.launching.fusion import Fusion, Kind
+from runmanager.launching.fusion import OFF, Fusion, Kind
 from runmanager.launching.schedule import Schedule, ScheduledRun
 from runmanager.launching.work import Work
 
 _STATES_KEPT = 1.5  # of a run with an objective: the last and the best, which are one where the last is the best
 _PLAN_BYTES, _PLAN_RUN_BYTES = 2_000, 25  # of sweep.json
+
+RECORDED = " (as an earlier launch has found)"
+"""Behind the reason for a choice that is not made anew."""
 
 Json = dict[str, Any]
 
@@ -22,7 +25,7 @@ class Part:
 
     runs: list[ScheduledRun]
     kind: Kind | None
-    is_recorded: bool  # whether an earlier launch has measured how they are trained
+    reason: str  # why they are trained as they are
     costs: Mapping[str, Any] | None  # see `Costs`; None where nothing was measured
 
     @property
@@ -73,7 +76,9 @@ class Failure:
 class Outlook:
     """What training the runs that are due will take."""
 
-    def __init__(self, sweep: Description, plan: Schedule, answer: Json, num_workers: int, num_kept: int) -> None:
+    def __init__(
+        self, sweep: Description, plan: Schedule, answer: Json, num_workers: int, num_kept: int, fuse: str | int
+    ) -> None:
         """Works it out.
 
         Args:
@@ -82,12 +87,15 @@ class Outlook:
             answer: what `Forecast.look` has found.
             num_workers: how many processes train.
             num_kept: how many runs keep their saved states, where there is an objective.
+            fuse: how runs are to be trained together.
         """
         self.answer, self.num_workers = answer, max(1, min(num_workers, len(plan.due)))
-        self._sweep, self._plan, self._num_kept = sweep, plan, num_kept
+        self._sweep, self._plan, self._num_kept, self._fuse = sweep, plan, num_kept, fuse
         self._fusion = Fusion.from_json(answer["fusion"])
         self._epochs: dict[int, int] = dict(answer["epochs"])
         self._due = {one.index: one for one in plan.due}
+        self.slowdown = 1.0
+        """How many times as long steps take while all workers take them."""
         self.failures = self._find_failures()
         self.parts = self._find_parts()
         self._part_of = {one.index: part for part in self.parts for one in part.runs}
@@ -110,9 +118,13 @@ class Outlook:
                     kinds.setdefault(self._fusion.kind_of.get(index), []).append(index)
             for place, indices in kinds.items():
                 kind = None if place is None else self._fusion.kinds[place]
-                is_recorded = kind is not None and kind.key in self.answer["recorded"]
-                parts.append(Part([self._due[index] for index in indices], kind, is_recorded, shape["costs"]))
+                parts.append(Part([self._due[index] for index in indices], kind, self._reason(kind), shape["costs"]))
         return sorted(parts, key=lambda part: part.runs[0].number)
+
+    def _reason(self, kind: Kind | None) -> str:
+        if kind is None:
+            return "--fuse off" if self._fuse == OFF else "it is the only one that is to be trained"
+        return f"{kind.reason}{RECORDED if kind.key in self.answer['recorded'] else ''}"
 
     def epochs_left(self, one: ScheduledRun) -> int:
         """How many epochs a run has to go."""
@@ -143,7 +155,7 @@ class Outlook:
         jobs = []
         while work.due:
             group, _ = work.take()
-            jobs.append(sum(self._part_of[one.index].seconds(self.epochs_left(one)) for one in group))
+            jobs.append(sum(self._part_of[one.index].seconds(self.epochs_left(one)) for one in group) * self.slowdown)
         return jobs
 
     def disk_bytes(self) -> tuple[int, int]:
@@ -161,6 +173,14 @@ class Outlook:
 
     def _states_kept(self, num_epochs: int) -> float:
         return _STATES_KEPT if self._sweep.objective and num_epochs > 1 else 1.0
+
+    def longest(self) -> Part | None:
+        """The runs that take the most time."""
+
+        def seconds(part: Part) -> float:
+            return sum(part.seconds(self.epochs_left(one)) for one in part.runs)
+
+        return max((part for part in self.parts if part.costs), key=seconds, default=None)
 
     def largest(self) -> Part | None:
         """The runs whose steps take the most memory."""

@@ -1,6 +1,5 @@
 """`runmanager plan`: what training a sweep will take and what will go wrong in it, before anything is trained."""
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -31,12 +30,19 @@ class _Ask(Protocol):
         """What training runs would take; see `Processes.forecast`."""
 
 
+class _AskTogether(Protocol):
+    def __call__(self, index: int, folder: Path, num_workers: int) -> float:
+        """What a step takes while all workers take steps; see `Processes.pace_together`."""
+
+
 class _Place(NamedTuple):
     """Where the runs would be trained."""
 
     sweep: Description
     num_workers: int
+    fuse: str | int
     ask: _Ask
+    ask_together: _AskTogether | None
     seconds: float  # until the sweep was read there
 
 
@@ -90,7 +96,9 @@ def _place(file: Path, changes: Changes, workers: int | None, options: TrainOpti
         return
     way = Processes(file, changes, workers, options)
     try:
-        yield _Place(way.description, way.num_workers, way.forecast, time.perf_counter() - began)
+        yield _Place(
+            way.description, way.num_workers, options.fuse, way.forecast, way.pace_together, time.perf_counter() - began
+        )
     finally:
         way.close(at_once=True)
 
@@ -104,7 +112,7 @@ def _here(file: Path, changes: Changes, options: TrainOptions, began: float) -> 
 
         return Forecast(sweep, description.project, folder, numbers, options).look(1, known)
 
-    return _Place(description, 1, ask, time.perf_counter() - began)
+    return _Place(description, 1, options.fuse, ask, None, time.perf_counter() - began)
 
 
 def _list_runs(runs: Schedule) -> int:
@@ -119,11 +127,21 @@ def _look_ahead(place: _Place, runs: Schedule, sweep_dir: SweepDir) -> int:
     numbers = {one.index: one.number for one in runs.due}
     with tempfile.TemporaryDirectory(prefix="runmanager-plan-") as folder:
         answer = place.ask(numbers, known if isinstance(known, dict) else {}, Path(folder))
-        is_elsewhere = os.stat(folder).st_dev != os.stat(place.sweep.project).st_dev
-    answer["seconds"]["read"] = place.seconds
-    outlook = Outlook(place.sweep, runs, answer, place.num_workers, _NUM_KEPT)
+        answer["seconds"]["read"] = place.seconds
+        outlook = Outlook(place.sweep, runs, answer, place.num_workers, _NUM_KEPT, place.fuse)
+        _look_together(place, outlook, Path(folder))
+        is_elsewhere = Path(folder).stat().st_dev != place.sweep.project.stat().st_dev
     for line in plan_lines(outlook, len(numbers), place.sweep.project):
         say(line)
     if is_elsewhere:
         say(f"note: tracking was measured in {tempfile.gettempdir()}, which is on another disk than the project")
     return 1 if outlook.failures else 0
+
+
+def _look_together(place: _Place, outlook: Outlook, folder: Path) -> None:
+    """Finds out how much slower steps are when every worker takes them: they share caches and memory, or a GPU."""
+    longest = outlook.longest()
+    if outlook.num_workers < 2 or place.ask_together is None or longest is None or longest.costs is None:
+        return
+    together = place.ask_together(longest.runs[0].index, folder, outlook.num_workers)
+    outlook.slowdown = max(1.0, together / longest.costs["step_seconds"])

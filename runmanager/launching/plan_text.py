@@ -7,7 +7,7 @@ from pathlib import Path
 from runmanager.launching.outlook import Failure, Outlook, Part, ranges_text
 from runmanager.machine import memory
 from runmanager.parameters import params_text
-from runmanager.tracking.progress import number_text, seconds_text, visible
+from runmanager.tracking.progress import seconds_text, visible
 
 _MOST_FAILURES = 20
 
@@ -45,14 +45,18 @@ def _looked_at(outlook: Outlook, num_due: int) -> Iterator[str]:
 def _row(part: Part) -> list[str]:
     costs, kind = part.costs, part.kind
     how = f"groups of {part.size}, {kind.arithmetic}" if kind and part.size > 1 else "one by one"
-    why = kind.reason if kind else "nothing to be trained together with, or --fuse off"
-    why += " (as an earlier launch has found)" if part.is_recorded else ""
     first = [ranges_text([one.number for one in part.runs]), str(len(part.runs)), how]
     if costs is None:
-        return [*first, "", "", "", "", "not measured, for want of time", why]
+        return [*first, *["?"] * 5, f"{part.reason}; there was no time to measure them"]
     times = [costs["validation_seconds"], costs["tracking_seconds"], part.epoch_seconds]
-    step = f"{number_text(1000 * part.step_seconds)} ms"
-    return [*first, step, str(costs["num_steps"]), *map(seconds_text, times), why]
+    return [*first, _time_text(part.step_seconds), str(costs["num_steps"]), *map(_time_text, times), part.reason]
+
+
+def _time_text(seconds: float) -> str:
+    """`61.1 µs`, `12.3 ms`, `3.74 s`, `1:08`."""
+    if seconds >= 1:
+        return seconds_text(seconds)
+    return f"{seconds * 1000:.3g} ms" if seconds >= 0.001 else f"{seconds * 1e6:.3g} µs"
 
 
 def table_lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -78,38 +82,30 @@ def _failure_lines(failures: Sequence[Failure], num_due: int) -> Iterator[str]:
 
 
 def _memory_line(outlook: Outlook) -> str:
-    largest, whole = outlook.largest(), outlook.worker_bytes()
-    if largest is None or largest.costs is None:
+    part, whole, on_device = outlook.largest(), outlook.worker_bytes(), outlook.device_bytes()
+    if part is None or part.costs is None:
         return "memory: nothing was measured"
-    costs, size = largest.costs, largest.size
-    parts = [
-        f"data {size_text(costs['resident_bytes'])}",
-        f"networks, gradients and optimizers {size_text(size * costs['state_bytes'])}",
-        f"activations of a step {size_text(size * costs['activation_bytes'])}",
-    ]
-    if outlook.device_bytes():
-        return (
-            f"memory: {size_text(outlook.device_bytes())} of the GPU for each worker ({', '.join(parts)}), beside CUDA's own; "
-            f"{size_text(whole)} of the machine's"
-        )
-    if not whole:
-        return f"memory of a worker, beside Python and torch: {', '.join(parts)}"
-    rest = max(0, whole - costs["resident_bytes"] - size * (costs["state_bytes"] + costs["activation_bytes"]))
+    found = {
+        "data": part.costs["resident_bytes"],
+        "networks, gradients and optimizers": part.size * part.costs["state_bytes"],
+        "activations of a step": part.size * part.costs["activation_bytes"],
+    }
+    if whole and not on_device:
+        found["Python, torch and what is free in between"] = max(0, whole - sum(found.values()))
+    text = ", ".join(f"{name} {size_text(size)}" for name, size in found.items())
+    if on_device:
+        return f"memory: each worker {size_text(on_device)} of the GPU ({text}), beside CUDA's own; {size_text(whole)} here"
     free = memory()[1]
-    is_much = outlook.num_workers * whole > free
-    return (
-        f"memory: {size_text(whole)} for each worker ({', '.join(parts)}; Python, torch and what is freed between {size_text(rest)}); "
-        f"{size_text(free)} are free{': that is not enough' if is_much else ''}"
-    )
+    enough = "; that is not enough" if outlook.num_workers * whole > free else ""
+    return f"memory: each worker {size_text(whole or sum(found.values()))} ({text}); {size_text(free)} are free{enough}"
 
 
 def _disk_line(outlook: Outlook, project: Path) -> str:
     logs, states = outlook.disk_bytes()
     free = shutil.disk_usage(project).free
-    return (
-        f"disk: {size_text(logs + states)} (TensorBoard, journals and tables {size_text(logs)}, "
-        f"saved states {size_text(states)}); {size_text(free)} are free{': that is not enough' if logs + states > free else ''}"
-    )
+    enough = "; that is not enough" if logs + states > free else ""
+    parts = f"TensorBoard, journals and tables {size_text(logs)}, saved states {size_text(states)}"
+    return f"disk: {size_text(logs + states)} ({parts}); {size_text(free)} are free{enough}"
 
 
 def _time_lines(outlook: Outlook) -> Iterator[str]:
@@ -119,6 +115,8 @@ def _time_lines(outlook: Outlook) -> Iterator[str]:
         f"ETA: {seconds_text(start + training)} with {workers}: {seconds_text(start)} until the first run begins (measured), "
         f"{seconds_text(training)} for the runs (steps measured, the longest first)"
     )
+    if outlook.slowdown > 1.02:
+        yield f"  with {workers} at work a step takes {outlook.slowdown:.2f} times as long (measured, and reckoned in)"
     if outlook.num_unknown:
         yield f"  and {outlook.num_unknown} runs that there was no time to measure"
 

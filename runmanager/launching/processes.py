@@ -112,6 +112,23 @@ class Processes:
         wait(self._loading)  # they would be in the way of what is measured
         return self._result(self._submit("forecast_sweep", *self._call, asked, num_workers, known, str(folder)))
 
+    def pace_together(self, index: int, folder: Path, num_workers: int) -> float:
+        """The seconds of a step of a run while so many workers take steps; 0 where that cannot be found out.
+
+        Args:
+            index: the run's place in the grid.
+            folder: where they may tell each other that they are ready.
+            num_workers: how many.
+        """
+        self._pool.add_slots(self._slots[self._num_slots : num_workers])
+        self._num_slots = max(self._num_slots, num_workers)
+        asked = (*self._call, index, str(folder), num_workers)
+        answers = [self._submit("pace_together", *asked) for _ in range(num_workers)]
+        try:
+            return float(sum(answer.result()["seconds"] for answer in answers) / num_workers)
+        except (WorkerDied, CallFailed, OSError, RuntimeError):
+            return 0.0
+
     def train(
         self, work: Work, writers: list[Writer], outcomes: Outcomes, limits: Limits
     ) -> tuple[StopRequest, set[str]]:

@@ -63,6 +63,15 @@ def forecast_sweep(
         return {"faults": error.faults}
 
 
+def pace_together(file: str, changes: Json, options: Json, index: int, folder: str, num_workers: int) -> Json:
+    """The seconds of a step of a run, while so many workers take steps at once."""
+    from runmanager.launching import forecast
+
+    _told(options)
+    sweep = _load(file, changes).sweep
+    return {"seconds": forecast.pace_together(sweep, project_of(Path(file)), index, Path(folder), num_workers)}
+
+
 def train_runs(
     file: str,
     changes: Json,

@@ -11,6 +11,7 @@ from runmanager.launching.sweep import Sweep
 from runmanager.launching.train_options import TrainOptions
 from runmanager.space.grid import Run
 from runmanager.tracking.errors import RunStopped, StorageError
+from runmanager.tracking.faults import is_quit
 from runmanager.tracking.manager import Entry, RunManager
 from runmanager.tracking.rows import DIVERGED, INTERRUPTED, EpochRow
 from runmanager.tracking.writers import Writer
@@ -121,7 +122,7 @@ class SweepTraining:
         except BaseException as error:  # it ends one run, whatever it is meant to end
             if not begun:
                 raise  # nothing has recorded it
-            if type(error).__name__ == "BdbQuit":  # the debugger's `quit` means the program
+            if is_quit(error):
                 raise KeyboardInterrupt from error
         finally:
             self.manager.forget()
@@ -143,6 +144,10 @@ class SweepTraining:
                     self._train_begun(begun, arithmetic)
         except _Split as split:
             size = split.size
+        except Exception as error:
+            if is_quit(error):
+                raise KeyboardInterrupt from error
+            raise
         finally:
             self.manager.forget()
             _give_back_memory()

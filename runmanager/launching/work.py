@@ -10,7 +10,7 @@ from runmanager.launching.schedule import Schedule, ScheduledRun
 from runmanager.tracking.errors import RunInUseError
 from runmanager.tracking.history import read_run
 from runmanager.tracking.owner import owner_text, this_process
-from runmanager.tracking.rows import RUNNING
+from runmanager.tracking.rows import FAILURES, RUNNING
 
 _LOOK_SECONDS = 1.0  # how often other launches' runs are looked at
 _WAIT_SECONDS = 0.1
@@ -75,7 +75,9 @@ class Work:
         return group, kind.arithmetic
 
     def _most_with(self, one: ScheduledRun, kind: Kind | None) -> int:
-        return 1 if kind is None else self._most.get(one.number) or self._sizes[kind.key]
+        if kind is None or one.status in FAILURES:  # whatever took its process down may take a group's with it
+            return 1
+        return self._most.get(one.number) or self._sizes[kind.key]
 
     def _even_sizes(self) -> dict[str, int]:
         """How many runs of each kind a group has, by the kind's key, so that its groups are of about one size."""

@@ -12,7 +12,7 @@ import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from runmanager.tracking.errors import CheckpointError
 from runmanager.tracking.files import sync_folder
@@ -22,6 +22,13 @@ from runmanager.tracking.temporaries import temporary_for
 State = Mapping[str, Any]
 
 _OURS = re.compile(r"epoch-\d+\.pt|\.epoch-\d+\.pt\..+\.tmp")
+
+
+class Written(NamedTuple):
+    """A state that is written and has no name yet."""
+
+    temporary: Path
+    record: Record
 
 
 class Checkpoints:
@@ -44,23 +51,55 @@ class Checkpoints:
             CheckpointError: it could be written, but not loaded again; nothing is left of it.
             StorageError: it could not be written; nothing is left of it.
         """
+        written = self.write(epoch, state, verify=verify, sync=True)
+        self.put_in_place(written)
+        try:
+            sync_folder(self.folder)
+        except OSError as error:
+            raise storage_error(self.folder, error) from error
+        return written.record
+
+    def write(self, epoch: int, state: State, *, verify: bool, sync: bool) -> "Written":
+        """Writes a state under a name that is nobody's yet.
+
+        Args:
+            epoch: after which it was taken.
+            state: as `save` has it.
+            verify: load it once more.
+            sync: wait until it is on the disk.
+
+        Raises:
+            CheckpointError: it could be written, but not loaded again; nothing is left of it.
+            StorageError: it could not be written; nothing is left of it.
+        """
         name = f"epoch-{epoch:04d}.pt"
         content = {"state": dict(state), "generators": generators()}
         temporary = temporary_for(self.folder / name)
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            size, digest = _write(temporary, content)
+            size, digest = _write(temporary, content, sync=sync)
             if verify:
                 _verify(temporary, state)
-            temporary.replace(self.folder / name)
-            sync_folder(self.folder)
         except OSError as error:
             _remove(temporary)
             raise storage_error(self.folder / name, error) from error
         except BaseException:
             _remove(temporary)
             raise
-        return {"epoch": epoch, "file": name, "size": size, "sha256": digest}
+        return Written(temporary, {"epoch": epoch, "file": name, "size": size, "sha256": digest})
+
+    def put_in_place(self, written: "Written") -> None:
+        """Gives a written state its name.
+
+        Raises:
+            StorageError: it cannot be; nothing is left of it.
+        """
+        path = self.folder / written.record["file"]
+        try:
+            written.temporary.replace(path)
+        except OSError as error:
+            _remove(written.temporary)
+            raise storage_error(path, error) from error
 
     def load(self, record: Record) -> dict[str, Any]:
         """The state behind a record, once its checksum is right; the generators are put back to where they were.
@@ -131,8 +170,8 @@ class _Hashing:
         return self._sha256.hexdigest()
 
 
-def _write(path: Path, content: dict[str, Any]) -> tuple[int, str]:
-    """Writes a new file down to the disk; returns its size and its SHA-256."""
+def _write(path: Path, content: dict[str, Any], *, sync: bool) -> tuple[int, str]:
+    """Writes a new file, down to the disk where that is asked for; returns its size and its SHA-256."""
     import torch
 
     path.unlink(missing_ok=True)
@@ -146,7 +185,8 @@ def _write(path: Path, content: dict[str, Any]) -> tuple[int, str]:
                 raise hashing.error from None
             raise
         file.flush()
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
         if os.fstat(descriptor).st_size != hashing.size:
             raise OSError(None, "the disk kept another number of bytes than were written", str(path))
     return hashing.size, hashing.digest()

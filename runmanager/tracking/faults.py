@@ -18,6 +18,11 @@ _TEXTS = re.compile(
 _NAMES = {"OutOfMemoryError"}  # torch.OutOfMemoryError, and torch.cuda's, which is the same
 
 
+def is_quit(error: BaseException) -> bool:
+    """Whether it is the debugger's `quit`, which means the program and no run."""
+    return type(error).__name__ == "BdbQuit"
+
+
 def one_line(error: BaseException) -> str:
     """The exception's name and its message, on one line."""
     try:

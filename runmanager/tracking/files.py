@@ -349,6 +349,21 @@ def _sync_file_system(libc: Any, folder: Path) -> OSError | None:
         os.close(descriptor)
 
 
+def sync_all_files(folder: Path) -> bool:
+    """Waits until all that was written to the file system of a folder is on the disk; False where the system has no such call.
+
+    Raises:
+        OSError: some of it did not get there.
+    """
+    libc = _libc()
+    if libc is None:
+        return False
+    failure = _sync_file_system(libc, folder)
+    if failure is not None:
+        raise failure
+    return True
+
+
 _syncer = _Syncer()
 
 

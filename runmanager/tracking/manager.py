@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 from runmanager.parameters import ROW_COLUMNS, identity, params_of
 from runmanager.tracking import exits
@@ -27,7 +27,7 @@ from runmanager.tracking.faults import is_out_of_memory, one_line, traceback_tex
 from runmanager.tracking.files import replace_text
 from runmanager.tracking.meters import Accuracy, Mean
 from runmanager.tracking.overhead import Overhead
-from runmanager.tracking.resuming import resume
+from runmanager.tracking.resuming import resume, save_together
 from runmanager.tracking.rows import (
     DONE,
     FAILED,
@@ -238,7 +238,7 @@ class RunManager:
         """The numbers of the runs that are tracked now: the group's members, without those that have left."""
         return [tracked.member.number for tracked in self._group]
 
-    def leave(self, number: int, error: Exception | None = None) -> None:
+    def leave(self, number: int, error: BaseException | None = None) -> None:
         """Ends one member of the group: completed, or failed by `error`.
 
         Raises:
@@ -535,7 +535,8 @@ class RunManager:
                 self._row(epoch, index, losses, accuracies, now - tracked.began, now - epoch.began)
                 for index, tracked in enumerate(self._group)
             ]
-            states: list[MakeState] = checkpoint if isinstance(checkpoint, list) else [checkpoint] * len(rows)
+            is_each = self._is_group and isinstance(checkpoint, list)
+            states = cast(list[MakeState], checkpoint if is_each else [checkpoint] * len(rows))
             self._take_all(rows, states)
 
     def _check_epoch(self, epoch: _Epoch, losses: list[float] | None, accuracies: list[float] | None) -> None:
@@ -561,16 +562,34 @@ class RunManager:
         return EpochRow(number, epoch.number, loss, accuracy, epoch_seconds, run_seconds, metrics, group_size)
 
     def _take_all(self, rows: list[EpochRow], states: "Sequence[MakeState]") -> None:
+        stops = [self._stop_when(row) if self._stop_when else None for row in rows]
+        if self._is_group:
+            self._take_each(rows, states, stops)
+            return
+        (tracked,), (row,), (state,), (stop,) = self._group, rows, states, stops
+        tracked.take(row, tracked.keeper.save(row, state, is_last=stop is not None))
+        if stop is not None:
+            raise stop
+
+    def _take_each(
+        self, rows: list[EpochRow], states: "Sequence[MakeState]", stops: Sequence[RunStopped | None]
+    ) -> None:
         """Hands each member its row. What one of a group cannot do, or that it has to stop, is no other's affair."""
-        for tracked, row, state in zip(list(self._group), rows, states, strict=True):
-            stop = self._stop_when(row) if self._stop_when else None
+        group = list(self._group)
+        asked = [
+            (tracked.keeper, row, state, stop is not None)
+            for tracked, row, state, stop in zip(group, rows, states, stops, strict=True)
+        ]
+        for tracked, row, saved, stop in zip(
+            group, rows, save_together(asked, self._sweep_dir.path), stops, strict=True
+        ):
             try:
-                tracked.take(row, state, is_last=stop is not None)
+                if isinstance(saved, Exception):
+                    raise saved
+                tracked.take(row, saved)
                 if stop is not None:
                     raise stop
-            except Exception as error:
-                if not self._is_group:
-                    raise
+            except Exception as error:  # noqa: BLE001 (whatever it is, it ends this member)
                 self.leave(row.run, error)
 
     def end_run(self) -> None:

@@ -1,15 +1,18 @@
 """Taking up a run where an earlier attempt left it, and keeping what that needs."""
 
+import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from runmanager.tracking.attempt import Attempt
-from runmanager.tracking.checkpoint import Checkpoints, State
+from runmanager.tracking.checkpoint import Checkpoints, State, Written
 from runmanager.tracking.counting import counted
-from runmanager.tracking.errors import CheckpointError
-from runmanager.tracking.journal import Record
+from runmanager.tracking.errors import CheckpointError, StorageError
+from runmanager.tracking.files import sync_all_files
+from runmanager.tracking.journal import Record, storage_error
 from runmanager.tracking.rows import DONE, EpochRow, Number, improves
 from runmanager.tracking.run_dir import RunDir
 from runmanager.tracking.writers import Member
@@ -100,6 +103,45 @@ def _made(state: MakeState) -> State:
     return made
 
 
+Saved = Record | Exception | None
+"""The record of a saved state, why it could not be saved, or None where it was not due."""
+
+
+def save_together(asked: Sequence[tuple["Keeper", EpochRow, MakeState, bool]], folder: Path) -> list[Saved]:
+    """Saves the states of many runs at once; they wait for the disk together, and not one by one.
+
+    Args:
+        asked: of each run its keeper, its row, its state, and whether that is its last.
+        folder: of the sweep.
+    """
+    written = [_or_why(keeper.write, row, state, is_last=is_last) for keeper, row, state, is_last in asked]
+    if not any(isinstance(one, Written) for one in written):
+        return written
+    failure = _synced(folder)
+    saved: list[Saved] = [
+        failure or _or_why(keeper.put_in_place, one, row) if isinstance(one, Written) else one
+        for (keeper, row, _, _), one in zip(asked, written, strict=True)
+    ]
+    failure = failure or _synced(folder)
+    return [failure if failure and isinstance(one, dict) else one for one in saved]
+
+
+def _or_why(do: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    try:
+        return do(*arguments, **named)
+    except Exception as error:  # noqa: BLE001 (it concerns one run)
+        return error
+
+
+def _synced(folder: Path) -> StorageError | None:
+    try:
+        if not sync_all_files(folder):
+            os.sync()
+    except OSError as error:
+        return storage_error(folder, error)
+    return None
+
+
 class Keeper:
     """Saves a run's states when they are due, and drops those that no longer have to be kept.
 
@@ -135,16 +177,44 @@ class Keeper:
         Raises:
             StorageError: it cannot be written.
         """
-        self._unsaved = None
-        if state is None or not self._every:
-            return None
-        if row.epoch % self._every and not is_last:
-            self._unsaved = (row, state)
+        if not self._is_due(row, state, is_last):
             return None
         record = self._checkpoints.save(row.epoch, _made(state), verify=not self._is_verified)
+        self._has_saved(record, row)
+        return record
+
+    def _is_due(self, row: EpochRow, state: MakeState, is_last: bool) -> bool:
+        self._unsaved = None
+        if state is None or not self._every:
+            return False
+        if row.epoch % self._every and not is_last:
+            self._unsaved = (row, state)
+            return False
+        return True
+
+    def _has_saved(self, record: Record, row: EpochRow) -> None:
         self._is_verified = True
         self._note(record["file"], row)
-        return record
+
+    def write(self, row: EpochRow, state: MakeState, *, is_last: bool) -> Written | None:
+        """The first half of `save`, after which nothing counts yet: the state is written, and need not be on the disk.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if not self._is_due(row, state, is_last):
+            return None
+        return self._checkpoints.write(row.epoch, _made(state), verify=not self._is_verified, sync=False)
+
+    def put_in_place(self, written: Written, row: EpochRow) -> Record:
+        """The other half; the state is on the disk, and the name that it gets here has to get there too.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self._checkpoints.put_in_place(written)
+        self._has_saved(written.record, row)
+        return written.record
 
     def save_last(self) -> Record | None:
         """Saves the state of the last epoch after all, where it was not due.

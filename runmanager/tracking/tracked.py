@@ -12,6 +12,7 @@ from runmanager.tracking.attempt import Attempt, begin_attempt
 from runmanager.tracking.checkpoint import State
 from runmanager.tracking.errors import StorageError
 from runmanager.tracking.faults import one_line
+from runmanager.tracking.journal import Record
 from runmanager.tracking.owner import this_process
 from runmanager.tracking.resuming import Keeper
 from runmanager.tracking.rows import COMPLETED, DIVERGED, FAILED, EpochRow, RunEnd
@@ -83,9 +84,8 @@ class Tracked:
         except StorageError as error:
             warnings.warn(f"run.json cannot be written: {error}", RuntimeWarning, stacklevel=5)
 
-    def take(self, row: EpochRow, checkpoint: MakeState, *, is_last: bool) -> None:
-        """Hands a row to all who keep it; the journal first, in one write with the state that belongs to it."""
-        saved = self.keeper.save(row, checkpoint, is_last=is_last)
+    def take(self, row: EpochRow, saved: Record | None) -> None:
+        """Hands a row to all who keep it; the journal first, in one write with the state that was saved with it."""
         self.attempt.journal.append(("epoch", row.record()), *([("checkpoint", saved)] if saved else []))
         self.keeper.thin()
         self.member.add(row, self.modes)

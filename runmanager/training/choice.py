@@ -8,14 +8,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch.nn import Module
+
 from runmanager.tracking.checkpoint import generators, put_back
 from runmanager.tracking.faults import one_line
 from runmanager.training.alike import NotFusable, group_key, token
+from runmanager.training.fused import FusedStepper
 from runmanager.training.group import Member, build_stepper
 from runmanager.training.loaders import Batch, ResidentBatches, ResidentSplits
 from runmanager.training.plain import differences
 from runmanager.training.seeding import seeded
-from runmanager.training.skeleton import ARITHMETICS, LOOPED, VMAP, is_convolution
+from runmanager.training.skeleton import ARITHMETICS, LOOPED, VMAP, is_convolution, without_advice
 from runmanager.training.steppers import SingleStepper, Stepper
 
 if TYPE_CHECKING:
@@ -135,15 +138,25 @@ class Trial:
         module, before = stepper.module, (token(stepper.module), generators())
         pace = Pace(stepper, batches)
         try:
-            losses = [pace.next_losses(), pace.next_losses()]
+            with without_advice():
+                losses = [pace.next_losses(), pace.next_losses()]
+                self._try_ends(stepper, batches)
         except Exception as error:
             raise NotFusable(_why(error)) from error
-        if token(module) != before[0]:
+        if _is_another(module, before[0]):
             raise NotFusable("its forward changes an attribute of a module, which each network has to have for itself")
         if any(differences(before[1], generators(), "")):
             raise NotFusable("its forward or its loss draws random numbers outside of dropout layers")
         self._compare(losses)
         return pace
+
+    def _try_ends(self, stepper: FusedStepper, batches: ResidentBatches) -> None:
+        """The last batch, which may be a short one that leaves parameters out, and a batch to validate on."""
+        stepper.step(*batches.last())
+        for batch in islice(batches.validation() or (), 1):
+            stepper.train(False)
+            stepper.evaluate(*batch)
+            stepper.train(True)
 
     def _compare(self, losses: list[list[float]]) -> None:
         """Whether the first and the last member have the losses of two steps that they have alone."""
@@ -164,13 +177,21 @@ def _compare(together: float, alone: float) -> None:
         raise NotFusable(f"a loss of its first steps is {together:.6g} in a group and {alone:.6g} alone")
 
 
+def _is_another(module: Module, before: str) -> bool:
+    """Whether anything of a network's modules has changed but parameters and buffers."""
+    try:
+        return token(module) != before
+    except RuntimeError:  # an attribute is a tensor of vmap's, which cannot be looked at any more
+        return True
+
+
 def _why(error: Exception) -> str:
     text = str(error)
     if "data-dependent control flow" in text or ".item()" in text:
         return "its forward looks at values (.item(), or an if on a tensor), which differ between networks"
     if "random operation" in text:
         return "its forward draws random numbers outside of dropout layers"
-    if "not to have been used" in text:
+    if "not have been used" in text:
         return "a parameter gets no gradient"
     return f"it cannot be stacked ({one_line(error)[:200]})"
 

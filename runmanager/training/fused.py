@@ -50,7 +50,7 @@ class FusedStepper:
         self._loss = stacked_loss(losses)
         self._limits = self._limits_of(clip_norms)
         self._captured = self._capturable()
-        self.failures: dict[int, Exception] = {}
+        self.failures: dict[int, BaseException] = {}
         """What the losses of single members have raised, by their places; those members are to be dropped."""
 
     @property
@@ -110,7 +110,7 @@ class FusedStepper:
             return
         grads = self._stack.grads
         factors = self._limits / (grads.norm(dim=1, keepdim=True) + 1e-6)
-        grads.mul_(factors.clamp(max=1.0))
+        grads.mul_(torch.where(self._limits.isinf(), 1.0, factors.clamp(max=1.0)))
 
     def _without_k(self, outcome: Outcome) -> Outcome:
         return Outcome(*(values[0] for values in outcome)) if self.size == 1 else outcome

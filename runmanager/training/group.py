@@ -9,7 +9,7 @@ from torch import Generator
 from runmanager.data.splits import Splits
 from runmanager.tracking.checkpoint import generators, put_back
 from runmanager.tracking.errors import CheckpointError
-from runmanager.tracking.faults import is_out_of_memory, one_line
+from runmanager.tracking.faults import is_out_of_memory, is_quit, one_line
 from runmanager.tracking.manager import RunManager
 from runmanager.training.alike import NotFusable, group_key
 from runmanager.training.checkpoints import TrainingState
@@ -18,6 +18,7 @@ from runmanager.training.fused import FusedStepper
 from runmanager.training.loaders import NotResident, ResidentBatches
 from runmanager.training.parts import Parts
 from runmanager.training.seeding import seeded
+from runmanager.training.skeleton import without_advice
 
 if TYPE_CHECKING:
     from runmanager.training.trainer import Trainer
@@ -114,7 +115,7 @@ class Group:
         Raises:
             GroupBroken: they cannot be trained together, or not so many of them.
         """
-        with seeded(0):  # whatever the members draw, the generators outside are put back
+        with without_advice(), seeded(0):  # whatever the members draw, the generators outside are put back
             try:
                 self._build(runs, numbers, seeds)
                 if self._members:
@@ -122,6 +123,8 @@ class Group:
             except (NotFusable, NotResident, CheckpointError) as reason:
                 raise GroupBroken(1, str(reason)) from reason
             except Exception as error:
+                if is_quit(error):
+                    raise
                 raise self._broken_by(error) from error
 
     def _broken_by(self, error: Exception) -> GroupBroken:
@@ -134,8 +137,8 @@ class Group:
         for run, number, seed in zip(runs, numbers, seeds, strict=True):
             try:
                 self._members.append(Member.build(self._trainer, run, number, seed))
-            except Exception as error:  # noqa: BLE001 (what a run's own functions raise ends that run)
-                self._manager.leave(number, error)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 (what a run's own functions raise ends that run)
+                self._leave(number, error)
         keys = {group_key(member.parts, None) for member in self._members}
         if len(keys) > 1:
             raise NotFusable("their networks, losses or optimizers are built differently")
@@ -158,7 +161,7 @@ class Group:
 
     def _take_up(self) -> None:
         """Puts each member where its last state was saved."""
-        failed: dict[int, Exception] = {}
+        failed: dict[int, BaseException] = {}
 
         def take_up(index: int, saved: dict[str, Any]) -> None:
             member = self._members[index]
@@ -166,7 +169,7 @@ class Group:
             try:
                 assert member.state is not None
                 member.state.restore(saved)
-            except Exception as error:  # noqa: BLE001 (it ends its own run)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 (it ends its own run)
                 failed[member.number] = error
 
         for member in self._members:
@@ -191,6 +194,12 @@ class Group:
             self._stepper.keep(kept)
             self._batches.keep(kept)
         self._members = [self._members[index] for index in kept]
+
+    def _leave(self, number: int, error: BaseException) -> None:
+        """Ends a member that has raised; the debugger's `quit` ends all."""
+        if is_quit(error):
+            raise error
+        self._manager.leave(number, error)
 
     def _drop_failed(self) -> None:
         """Ends the members whose losses have raised."""
@@ -231,8 +240,8 @@ class Group:
             try:
                 if member.parts.scheduler is not None:
                     member.parts.scheduler.step()
-            except Exception as error:  # noqa: BLE001 (a schedule of the user's own may raise anything)
-                self._manager.leave(member.number, error)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 (a schedule of the user's own may raise anything)
+                self._leave(member.number, error)
         self._shrink()
 
     def _end_epoch(self) -> None:

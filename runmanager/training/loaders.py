@@ -111,6 +111,11 @@ class ResidentBatches:
         for start in range(0, self._rows.shape[-1], self._batch_size):  # a member may leave in the middle of an epoch
             yield self._data.train.batch(self._rows[..., start : start + self._batch_size])
 
+    def last(self) -> Batch:
+        """The last batch of an epoch, which may be a short one."""
+        rows = self._new_rows()
+        return self._data.train.batch(rows[..., (rows.shape[-1] - 1) // self._batch_size * self._batch_size :])
+
     def _new_rows(self) -> Tensor:
         """The samples of the epoch in each member's order, [K, N], or [N] where the batches are shared."""
         size, device = len(self._data.train), self._data.train.device

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from runmanager.data.resident import Resident
 from runmanager.data.splits import Samples, Splits, targets_of
 from runmanager.tracking.manager import RunManager
 from runmanager.tracking.untouched import SAMPLE_SIZE
 from runmanager.training.alone import Alone
 from runmanager.training.epochs import evaluate, track
-from runmanager.training.loaders import Batch
+from runmanager.training.loaders import Batch, NotResident, ResidentSplits
+from runmanager.training.settings import choose_device
 
 if TYPE_CHECKING:
     from runmanager.training.trainer import Trainer
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 NUM_EPOCHS = 2
 """Of a rehearsal."""
 
+_MOST_GATHERED, _GATHERED_AT_ONCE = 200_000, 1_000  # samples, whose targets are looked at by taking them
 _LOOK_SECONDS, _LEAST_STEPS, _MOST_STEPS = 0.5, 2, 200
 
 
@@ -40,16 +43,29 @@ def rehearse(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, 
         seed: what its random numbers come from.
     """
     batch_size = trainer.setting("batch_size", run)
-    validation = None if splits.validation is None else ends(splits.validation, batch_size)
-    part = Splits(ends(splits.train, batch_size), validation, source=splits.source)
+    data = _resident(trainer, run, splits)
+    validation = None if splits.validation is None else ends(splits.validation, batch_size, data and data.validation)
+    part = Splits(ends(splits.train, batch_size, data and data.train), validation, source=splits.source)
     with manager.tracking(run, number=number, seed=seed), trainer.ready(run, part, seed) as alone:
         alone.train(manager, NUM_EPOCHS)
 
 
-def ends(samples: Samples, batch_size: int) -> Samples:
+def _resident(trainer: "Trainer", run: Any, splits: Splits) -> ResidentSplits | None:
+    try:
+        return trainer.resident(splits, choose_device(trainer.setting("device", run)))
+    except NotResident:
+        return None
+
+
+def ends(samples: Samples, batch_size: int, data: Resident | None = None) -> Samples:
     """The samples of the first batches, as many as TensorBoard shows, and of one that is as short as the last.
 
     The samples with the smallest and the largest target are among them: what a loss refuses is found there first.
+
+    Args:
+        samples: all that an epoch has.
+        batch_size: of a batch.
+        data: the same on the device, if they are there.
     """
     size = len(samples)  # type: ignore[arg-type]
     num_first = batch_size * math.ceil(SAMPLE_SIZE / batch_size)
@@ -57,15 +73,18 @@ def ends(samples: Samples, batch_size: int) -> Samples:
     if size <= num_first + num_last:
         return samples
     rows = [*range(num_first), *range(size - num_last, size)]
-    for place, row in enumerate(_extremes(samples)):
+    for place, row in enumerate(_extremes(samples, data)):
         if row not in rows:
             rows[num_first - 1 - place] = row
     return Subset(samples, rows)
 
 
-def _extremes(samples: Samples) -> list[int]:
+def _extremes(samples: Samples, data: Resident | None) -> list[int]:
     """Where the smallest and the largest target are, or one that is no number; nowhere where they are not at hand."""
     targets = targets_of(samples)
+    if targets is None and data is not None and len(data) <= _MOST_GATHERED:
+        rows = torch.arange(len(data), device=data.device).split(_GATHERED_AT_ONCE)
+        targets = torch.cat([data.batch(some)[1] for some in rows]).cpu()
     array = np.asarray([] if targets is None else targets)
     if array.ndim != 1 or not array.size or array.dtype.kind not in "biuf":
         return []
@@ -100,24 +119,34 @@ def measure(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, n
     return Measures(num_steps, step_seconds, beyond, validation_seconds, state_bytes, activation_bytes)
 
 
+def pace(trainer: "Trainer", run: Any, splits: Splits, seed: int, wait: Callable[[], None]) -> float:
+    """The seconds of a step of a run, as they are after `wait` has returned; nothing is tracked."""
+    with trainer.ready(run, splits, seed) as alone:
+        batches = _endless(alone)
+        _seconds_of(alone, batches, 2, None)
+        wait()
+        return _paced(alone, batches, None)
+
+
 def _endless(alone: Alone) -> Iterator[Batch]:
     while True:
         yield from alone.batches.train()
 
 
-def _paced(alone: Alone, batches: Iterator[Batch], manager: RunManager) -> float:
+def _paced(alone: Alone, batches: Iterator[Batch], manager: RunManager | None) -> float:
     """The seconds of a step, over as many as there is time for."""
     one = _seconds_of(alone, batches, 1, manager)
     num_steps = min(_MOST_STEPS, max(_LEAST_STEPS, int(_LOOK_SECONDS / one)))
     return _seconds_of(alone, batches, num_steps, manager) / num_steps
 
 
-def _seconds_of(alone: Alone, batches: Iterator[Batch], num_steps: int, manager: RunManager) -> float:
+def _seconds_of(alone: Alone, batches: Iterator[Batch], num_steps: int, manager: RunManager | None) -> float:
     alone.stepper.train(True)
     began = time.perf_counter()
     for inputs, targets in islice(batches, num_steps):
         outcome = alone.stepper.step(inputs, targets)
-        track(manager, outcome, 1)
+        if manager is not None:
+            track(manager, outcome, 1)
     outcome.loss.item()  # waits for the device
     return time.perf_counter() - began
 

@@ -1,7 +1,9 @@
 """A forward pass of K networks at once: one of them is gone through under vmap, with all K networks' tensors in its places."""
 
 import copy
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,6 +18,14 @@ VMAP, LOOPED = "vmap", "looped convolutions"
 ARITHMETICS = (VMAP, LOOPED)
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Keeps back what torch says of operations that vmap goes through one by one: a group that is slower is not chosen."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet implemented")
+        yield
 
 
 class Skeleton:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runmanager.tracking.faults import is_quit
 from runmanager.training.alike import values_token
 from runmanager.training.steppers import Loss
 
@@ -21,7 +22,7 @@ class StackedLoss(Protocol):
     """
 
     @property
-    def failures(self) -> dict[int, Exception]:
+    def failures(self) -> dict[int, BaseException]:
         """What single members' losses have raised, by their places."""
         ...
 
@@ -39,7 +40,7 @@ class OneByOne:
 
     def __init__(self, losses: Sequence[Loss]) -> None:
         self._losses = list(losses)
-        self.failures: dict[int, Exception] = {}
+        self.failures: dict[int, BaseException] = {}
 
     def keep(self, indices: Sequence[int]) -> None:
         """See `StackedLoss`."""
@@ -53,7 +54,9 @@ class OneByOne:
     def _one(self, index: int, loss: Loss, preds: Tensor, targets: Tensor) -> Tensor:
         try:
             return loss(preds, targets)
-        except Exception as error:  # noqa: BLE001 (a loss may raise anything; it ends its own run)
+        except (Exception, SystemExit) as error:  # a loss may raise anything; it ends its own run
+            if is_quit(error):
+                raise
             self.failures[index] = error
             return preds.sum() * 0
 
@@ -67,7 +70,7 @@ class CrossEntropy:
         self._is_plain = not any(smoothings)
 
     @property
-    def failures(self) -> dict[int, Exception]:
+    def failures(self) -> dict[int, BaseException]:
         """See `StackedLoss`."""
         return self._one_by_one.failures
 
@@ -98,7 +101,7 @@ class InOneCall:
 
     def __init__(self, loss: Loss) -> None:
         self._loss = torch.vmap(loss)
-        self.failures: dict[int, Exception] = {}  # it never has any
+        self.failures: dict[int, BaseException] = {}  # it never has any
 
     def keep(self, indices: Sequence[int]) -> None:
         """See `StackedLoss`."""

@@ -118,7 +118,7 @@ class Toy:
 
     root: Path
     text: str
-    options: tuple[str, ...] = ("--no-tensorboard",)
+    options: tuple[str, ...] = ("--no-tensorboard", "--fuse", "off")
 
     @classmethod
     def make(
@@ -224,7 +224,7 @@ def table_outcome(toy: Toy) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _without_durations(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(sorted(f"{name}={value}" for name, value in row.items() if "duration" not in name))
+    return tuple(sorted(f"{name}={value}" for name, value in row.items() if not name.endswith(("duration", "_seconds"))))
 
 
 def _refuse(text: str) -> None:

@@ -189,10 +189,10 @@ def test_a_trainer_goes_on_from_the_command_line_to_the_last_bit(project):
     parts = {"network": network, "optimizer": optimizer, "epochs": "4", "params": "lr=[0.1, 0.01], batch_size=[10]"}
     project.sweep(name="whole", **parts)
     project.sweep(name="parts", before=killing, **{**parts, "loss": "loss"})
-    project.launch("whole")
-    launched_and_killed(project, "parts")
+    project.launch("whole", fuse="off")
+    launched_and_killed(project, "parts", fuse="off")
     assert "interrupted" in project.statuses("parts").values()
     (project.root / "mended").touch()
-    project.launch("parts")
+    project.launch("parts", fuse="off")
     assert sum(run.attempts for run in project.history("parts").runs) == 3
     assert project.losses("parts") == project.losses("whole")

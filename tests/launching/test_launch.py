@@ -39,8 +39,8 @@ def test_a_sweep_trains_every_run_and_leaves_tables(project):
     assert statuses(history) == ["completed"] * 4
     assert [run.number for run in history.runs] == [1, 2, 3, 4]
     frame = load_results("tiny")
-    assert list(frame.columns[:6]) == ["run", "epoch", "loss", "accuracy", "epoch duration", "run duration"]
-    assert list(frame.columns[6:]) == ["val_loss", "val_accuracy", "lr", "batch_size"]
+    first = ["run", "epoch", "loss", "accuracy", "epoch duration", "run duration", "group size"]
+    assert list(frame.columns) == [*first, "val_loss", "val_accuracy", "lr", "batch_size"]
     assert len(frame) == 8
     assert frame["lr"].tolist() == [0.1] * 4 + [0.01] * 4
 
@@ -224,13 +224,13 @@ def test_fresh_of_what_never_was_is_a_launch(project):
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(fresh, project, capsys):
     project.sweep()
     before = project.files()
-    project.launch(dry_run=True, fresh=fresh)
+    project.launch(dry_run=True, fresh=fresh, fuse="off")
     assert project.files() == before
     assert sorted(path.name for path in project.root.iterdir()) == ["sweeps"]
     project.launch(only=["2"])
     before = project.files()
     capsys.readouterr()
-    project.launch(dry_run=True, fresh=fresh)
+    project.launch(dry_run=True, fresh=fresh, fuse="off")
     assert project.files() == before
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5

@@ -204,6 +204,13 @@ def test_a_member_that_leaves_in_the_middle_of_an_epoch_changes_no_batch_of_the_
     assert_equal(batches.train(), ([part[[0, 2]] for part in batch] for batch in untouched.train()))
 
 
+def test_those_who_show_samples_see_what_the_data_set_has():
+    shown = taken(SETS["a part of bytes"], [torch.Generator()], [True]).shown
+    data = SETS["a part of bytes"]
+    assert len(shown.dataset) == len(data)
+    assert all(torch.equal(shown.dataset[index][0], data[index][0]) for index in range(len(data)))
+
+
 def test_data_that_draws_is_not_resident():
     with pytest.raises(NotResident):
         resident_splits(Splits(Drawing()), CPU)
