@@ -112,6 +112,8 @@ class Finder:
         """The parameters that decide the kind, as far as the runs tell that were built."""
         deciding = list(self._runs[0]._fields)
         for name in list(deciding):
+            if len({self._values(index, [name]) for index in keys}) == 1:
+                continue  # nothing tells what another value would do
             others = [one for one in deciding if one != name]
             seen: dict[str, str] = {}
             if all(seen.setdefault(self._values(index, others), key) == key for index, key in keys.items()):
@@ -153,7 +155,7 @@ class Finder:
             return Kind("", 1, ALONE, f"a group needs data that stays on the device ({reason})", 0.0)
         except Exception as error:  # noqa: BLE001 (it is only a try; the runs themselves will say what is wrong)
             return Kind("", 1, ALONE, f"no steps could be tried ({one_line(error)[:200]})", 0.0)
-        is_measured = most > 1 and self._fuse == AUTO
+        is_measured = most > 1 and self._fuse == AUTO and choice.is_timed
         return Kind(key, choice.size, choice.arithmetic, choice.reason, choice.epoch_seconds, is_measured, most)
 
 

@@ -22,7 +22,7 @@ from runmanager.tracking.faults import one_line
 from runmanager.training.alike import token
 from runmanager.training.loaders import NotResident
 from runmanager.training.reads import recorded, values_of
-from runmanager.training.rehearsal import pace
+from runmanager.training.rehearsal import UnknownSizeError, pace, size_of
 from runmanager.training.seeding import run_seed, seeded
 
 _BUILD_SECONDS, _REHEARSAL_SECONDS = 20.0, 60.0  # after which no other run is begun
@@ -38,7 +38,7 @@ class _Shape:
 
     indices: list[int]
     error: str | None = None  # that ends the first of them, and so the others
-    costs: Costs | None = None  # None where there was no time
+    costs: Costs | None = None  # None where there was no time, or where data does not tell how much it is
 
     def to_json(self) -> Json:
         """As strict JSON."""
@@ -130,7 +130,7 @@ class Forecast:
         except NotResident as reason:
             streamed = str(reason)
         self._seconds["data"] = time.perf_counter() - began
-        sizes = [None if one is None else len(one) for one in (splits.train, splits.validation)]  # type: ignore[arg-type]
+        sizes = [None if one is None else size_of(one) for one in (splits.train, splits.validation)]
         return {"source": splits.source, "sizes": sizes, "streamed": streamed, "device": device.type}
 
     def _build_all(self) -> dict[int, str]:
@@ -213,9 +213,9 @@ class Forecast:
             left = rehearsals.rehearse(run, number)
             if index == shape.indices[0]:
                 shape.costs = rehearsals.costs(run, number, left)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 (whatever it is, it would end the run)
+        except UnknownSizeError:
+            return
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever it is, it would end the run)
             self._errors[index] = one_line(error)
             shape.error = self._errors[index] if index == shape.indices[0] else None
 

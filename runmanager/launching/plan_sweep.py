@@ -7,18 +7,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from runmanager.launching.benchmarks.processes import Interrupted, interruptible
 from runmanager.launching.description import Changes, Description, describe
 from runmanager.launching.fusion import fuse_fault, parse_fuse
 from runmanager.launching.load_sweep import find_sweep_file, load_sweep
 from runmanager.launching.outlook import Outlook
 from runmanager.launching.plan_text import plan_lines
+from runmanager.launching.pool import WorkerDied
 from runmanager.launching.processes import Processes
 from runmanager.launching.schedule import Schedule, schedule
 from runmanager.launching.slots import parse_workers
 from runmanager.launching.sweep import SweepError
 from runmanager.launching.train_options import TrainOptions
+from runmanager.parameters import params_text
 from runmanager.tracking.progress import say
 from runmanager.tracking.run_dir import SweepDir
+
+REHEARSAL = "rehearsal"
+"""The name of the sweep that rehearsals leave, in a folder of their own."""
 
 _NUM_KEPT = 10  # runs that keep their saved states, unless a launch is told otherwise
 
@@ -76,7 +82,20 @@ def plan(
     if fault:
         raise SweepError(str(sweep), [fault])
     options = TrainOptions(fuse=parse_fuse(fuse))
-    with _place(find_sweep_file(sweep), Changes({}, params, epochs), parse_workers(workers), options) as place:
+    try:
+        with interruptible():
+            return _plan(
+                find_sweep_file(sweep), Changes({}, params, epochs), parse_workers(workers), options, only, limit
+            )
+    except Interrupted as stopped:
+        say(f"stopped ({stopped}); nothing was trained", to_stderr=True)
+        return 128 + stopped.number
+
+
+def _plan(
+    file: Path, changes: Changes, workers: int | None, options: TrainOptions, only: Sequence[str], limit: int | None
+) -> int:
+    with _place(file, changes, workers, options) as place:
         sweep_dir = SweepDir(place.sweep.project, place.sweep.name)
         runs = schedule(place.sweep, sweep_dir, only, limit)
         say(f"{place.sweep.name}: {runs.summary()}")
@@ -126,7 +145,10 @@ def _look_ahead(place: _Place, runs: Schedule, sweep_dir: SweepDir) -> int:
     known = sweep_dir.read_plan().get("fusion")
     numbers = {one.index: one.number for one in runs.due}
     with tempfile.TemporaryDirectory(prefix="runmanager-plan-") as folder:
-        answer = place.ask(numbers, known if isinstance(known, dict) else {}, Path(folder))
+        try:
+            answer = place.ask(numbers, known if isinstance(known, dict) else {}, Path(folder))
+        except WorkerDied as died:
+            return _say_death(runs, Path(folder), died)
         answer["seconds"]["read"] = place.seconds
         outlook = Outlook(place.sweep, runs, answer, place.num_workers, _NUM_KEPT, place.fuse)
         _look_together(place, outlook, Path(folder))
@@ -136,6 +158,16 @@ def _look_ahead(place: _Place, runs: Schedule, sweep_dir: SweepDir) -> int:
     if is_elsewhere:
         say(f"note: tracking was measured in {tempfile.gettempdir()}, which is on another disk than the project")
     return 1 if outlook.failures else 0
+
+
+def _say_death(runs: Schedule, folder: Path, died: WorkerDied) -> int:
+    """The run that was being rehearsed has left its folder."""
+    numbers = {run_dir.number for run_dir in SweepDir(folder, REHEARSAL).runs()}
+    guilty = [f"run {one.number} ({params_text(one.run._asdict())})" for one in runs.due if one.number in numbers]
+    say(
+        f"errors: {', '.join(guilty) or 'looking at the runs'} would end its process: {died}; its last output:\n{died.output}"
+    )
+    return 1
 
 
 def _look_together(place: _Place, outlook: Outlook, folder: Path) -> None:

@@ -23,7 +23,9 @@ def plan_lines(outlook: Outlook, num_due: int, project: Path) -> Iterator[str]:
         yield "times are of one run: of a group's step its part"
     yield ""
     yield from _failure_lines(outlook.failures, num_due)
-    if outlook.parts:
+    if outlook.largest() is None:
+        yield "time, memory and disk: nothing could be measured" if outlook.parts else "there is nothing else to tell"
+    else:
         yield _memory_line(outlook)
         yield _disk_line(outlook, project)
         yield from _time_lines(outlook)
@@ -34,7 +36,7 @@ def _looked_at(outlook: Outlook, num_due: int) -> Iterator[str]:
     data = answer["data"]
     sizes = [f"{size:,} to {verb}" for size, verb in zip(data["sizes"], ("train", "validate"), strict=True) if size]
     where = f"read by a DataLoader, because {data['streamed']}" if data["streamed"] else f"resident on {data['device']}"
-    yield f"data: {data['source']}, {' and '.join(sizes)}, {where}"
+    yield ", ".join([f"data: {data['source']}", *([" and ".join(sizes)] if sizes else ["a stream"]), where])
     built = answer["num_built"]
     yield (
         f"built {'all' if built == num_due else f'{built} of {num_due}, for want of time'}, "
@@ -47,7 +49,7 @@ def _row(part: Part) -> list[str]:
     how = f"groups of {part.size}, {kind.arithmetic}" if kind and part.size > 1 else "one by one"
     first = [ranges_text([one.number for one in part.runs]), str(len(part.runs)), how]
     if costs is None:
-        return [*first, *["?"] * 5, f"{part.reason}; there was no time to measure them"]
+        return [*first, *["?"] * 5, f"{part.reason}; what they take could not be measured"]
     times = [costs["validation_seconds"], costs["tracking_seconds"], part.epoch_seconds]
     return [*first, _time_text(part.step_seconds), str(costs["num_steps"]), *map(_time_text, times), part.reason]
 
@@ -117,8 +119,8 @@ def _time_lines(outlook: Outlook) -> Iterator[str]:
     )
     if outlook.slowdown > 1.02:
         yield f"  with {workers} at work a step takes {outlook.slowdown:.2f} times as long (measured, and reckoned in)"
-    if outlook.num_unknown:
-        yield f"  and {outlook.num_unknown} runs that there was no time to measure"
+    if outlook.num_unknown:  # no time was left, or their data does not tell how much it is
+        yield f"  and {outlook.num_unknown} runs that could not be measured, which are left out"
 
 
 def size_text(num_bytes: float) -> str:

@@ -106,11 +106,16 @@ class Processes:
 
         Raises:
             SweepError: it lists all that is wrong.
+            WorkerDied: a run ended its process.
         """
         num_workers = min(len(self._slots), len(numbers))
         asked = list(numbers.items())
         wait(self._loading)  # they would be in the way of what is measured
-        return self._result(self._submit("forecast_sweep", *self._call, asked, num_workers, known, str(folder)))
+        answer = self._submit("forecast_sweep", *self._call, asked, num_workers, known, str(folder))
+        wait([answer])
+        if isinstance(died := answer.exception(), WorkerDied):
+            raise died
+        return self._result(answer)
 
     def pace_together(self, index: int, folder: Path, num_workers: int) -> float:
         """The seconds of a step of a run while so many workers take steps; 0 where that cannot be found out.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Subset
 
+from runmanager.launching.plan_sweep import REHEARSAL
 from runmanager.launching.sweep import Sweep
 from runmanager.launching.train_options import TrainOptions
 from runmanager.tracking.manager import RunManager
@@ -90,7 +91,7 @@ class Rehearsals:
         """
         assert sweep.trainer is not None
         self._sweep, self._trainer, self._project = sweep, sweep.trainer, project
-        self._sweep_dir = SweepDir(folder, "rehearsal")
+        self._sweep_dir = SweepDir(folder, REHEARSAL)
         self._sweep_dir.make()
         self._sweep_dir.write_plan(describe(self._sweep_dir, objective=sweep.objective, mode=sweep.mode))
         self._trace = _Trace()

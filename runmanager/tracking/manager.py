@@ -589,7 +589,7 @@ class RunManager:
                 tracked.take(row, saved)
                 if stop is not None:
                     raise stop
-            except Exception as error:  # noqa: BLE001 (whatever it is, it ends this member)
+            except (Exception, RunStopped) as error:  # noqa: BLE001 (whatever it is, it ends this member)
                 self.leave(row.run, error)
 
     def end_run(self) -> None:

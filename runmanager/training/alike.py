@@ -116,7 +116,9 @@ def _layer_fault(network: Module) -> str | None:
             return f"its {path} is a {type(module).__name__}, which has no batched form"
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             settings = ("padding_idx", "max_norm", "scale_grad_by_freq", "sparse")
-            given = [name for name in settings if getattr(module, name) not in (None, False)]
+            given = [
+                name for name in settings if getattr(module, name) is not None and getattr(module, name) is not False
+            ]
             if given:
                 return f"its {path} is an {type(module).__name__} with {given[0]}, which has no batched form"
     return None

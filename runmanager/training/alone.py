@@ -27,6 +27,8 @@ class Alone:
             clip_norm: the most that the norm of its gradient may be.
         """
         self.parts, self.batches = parts, batches
+        self.shown = batches.shown
+        """Whose samples TensorBoard shows."""
         self.stepper = SingleStepper(parts.network, parts.optimizer, parts.loss, clip_norm)
         self._order, self._splits = order, splits
 
@@ -36,7 +38,7 @@ class Alone:
         Raises:
             TrainerError: the run is built from other parts than those whose state was saved.
         """
-        manager.watch(self.parts.network, self.batches.shown)
+        manager.watch(self.parts.network, self.shown)
         state = TrainingState(self.parts, self._order, self._splits)
         saved = manager.load_checkpoint()
         if saved is not None:

@@ -49,6 +49,7 @@ class Choice:
     step_seconds: float  # of one run: the time of a group's step divided by its members
     num_steps: int  # of an epoch
     alone_seconds: float = 0.0  # of a step one by one, where it was measured
+    is_timed: bool = True  # and not just refused
 
     @property
     def epoch_seconds(self) -> float:
@@ -73,7 +74,10 @@ class Trial:
         """
         self._trainer, self._runs = trainer, runs
         self._splits = trainer.splits(runs[0], split_seed, project)
-        self._device = trainer.build(runs[0]).device
+        with seeded(0):
+            parts = trainer.build(runs[0])
+        self._device = parts.device
+        self._has_convolutions = any(map(is_convolution, parts.network.modules()))
         self._data: ResidentSplits = trainer.resident(self._splits, self._device)
         self._batch_size = trainer.setting("batch_size", runs[0])
 
@@ -89,8 +93,7 @@ class Trial:
 
     def arithmetics(self) -> list[str]:
         """Those that may differ for this network."""
-        network = self._trainer.build(self._runs[0]).network
-        if not any(map(is_convolution, network.modules())):
+        if not self._has_convolutions:
             return [VMAP]
         return [LOOPED] if self._device.type == "cpu" else list(ARITHMETICS)  # a grouped one was never faster there
 
@@ -266,6 +269,11 @@ def choose(trial: Trial, most: int, *, forced: bool = False) -> Choice:
         most: how many may be in a group.
         forced: whether they are fused where it can be done at all, and in groups of that many.
     """
+    with without_advice(), seeded(0):  # the steps that are tried may draw
+        return _choose(trial, most, forced)
+
+
+def _choose(trial: Trial, most: int, forced: bool) -> Choice:
     watch = _Watch(trial, math.inf if forced else _MOST_SECONDS)
     if most < 2:
         watch.time_alone()
@@ -285,7 +293,7 @@ def choose(trial: Trial, most: int, *, forced: bool = False) -> Choice:
                 break
     except NotFusable as reason:
         if not found:
-            return _alone(trial, watch, str(reason))
+            return replace(_alone(trial, watch, str(reason)), is_timed=False)
     best = min(found, key=lambda one: one.step_seconds)
     gain = watch.alone_seconds / best.step_seconds
     said = f"a step of {best.size} runs ({best.arithmetic}) is {gain:.2f} times as fast as one by one"

@@ -19,6 +19,10 @@ class FusedStepper:
     """Steps K networks as one, each by its own optimizer's hyperparameters, and each as it would step alone.
 
     Their parameters become views of one tensor; networks and optimizers stay what they were to all who look at them.
+
+    Behind the last network the stack has a row that is nobody's. Where a tensor ends, its last numbers are worked out by scalar
+    code, which may round otherwise than vector code; that falls on the spare row, so that no member's bits depend on how
+    many there are. Nor is a group of one trained by other operations than a larger one.
     """
 
     def __init__(
@@ -43,10 +47,10 @@ class FusedStepper:
             arithmetic: one of `skeleton.ARITHMETICS`.
             shared: whether all have the same batches to train on.
         """
-        self._stack = Stack(networks, optimizers)
+        self._stack = Stack(networks, optimizers, num_spare=1)
         self._shared = shared
         self._skeleton = Skeleton(networks, generators, self._stack.tensors(), arithmetic)
-        self._optimizer = stacked(optimizers, self._stack.values, self._stack.grads)
+        self._optimizer = stacked(optimizers, *self._rows())
         self._loss = stacked_loss(losses)
         self._limits = self._limits_of(clip_norms)
         self._captured = self._capturable()
@@ -62,6 +66,10 @@ class FusedStepper:
     def size(self) -> int:
         """K."""
         return self._stack.size
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """The members' parameters and gradients, each [K, P]."""
+        return self._stack.values[: self.size], self._stack.grads[: self.size]
 
     def _capturable(self) -> CapturedStep | None:
         """The step by a CUDA graph; None where there is no CUDA, or where a loss of the user's own is called at each step."""
@@ -98,7 +106,9 @@ class FusedStepper:
             return self._without_k(self._forward(inputs, targets, True))
 
     def _forward(self, inputs: Tensor, targets: Tensor, shared: bool) -> Outcome:
-        preds = self._skeleton(self._stack.tensors(), inputs, shared=shared)
+        if not shared:
+            inputs = torch.cat([inputs, inputs[:1]])  # the spare row's
+        preds = self._skeleton(self._stack.tensors(), inputs, shared=shared)[: self.size]
         own = targets.expand(self.size, *targets.shape) if shared else targets
         losses = self._loss(preds, own)
         self.failures.update(self._loss.failures)
@@ -108,7 +118,7 @@ class FusedStepper:
         """As torch.nn.utils.clip_grad_norm_ does for each network alone."""
         if self._limits is None:
             return
-        grads = self._stack.grads
+        _, grads = self._rows()
         factors = self._limits / (grads.norm(dim=1, keepdim=True) + 1e-6)
         grads.mul_(torch.where(self._limits.isinf(), 1.0, factors.clamp(max=1.0)))
 
@@ -132,7 +142,7 @@ class FusedStepper:
         """Goes on with some of the members; nothing changes for them."""
         self.write_back()
         self._stack.keep(indices)
-        self._optimizer.keep(list(indices), self._stack.values, self._stack.grads)
+        self._optimizer.keep(list(indices), *self._rows())
         self._skeleton.keep(indices)
         self._loss.keep(indices)
         if self._captured is not None:

@@ -1,4 +1,4 @@
-"""A rehearsal: a run goes through all that training does, with the first samples of its data and as many as a last batch has."""
+"""A rehearsal: a run goes through all that training does, with the first batch of its data and the last."""
 
 import math
 import time
@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import IterableDataset, Subset
 
 from runmanager.data.resident import Resident
 from runmanager.data.splits import Samples, Splits, targets_of
 from runmanager.tracking.manager import RunManager
-from runmanager.tracking.untouched import SAMPLE_SIZE
 from runmanager.training.alone import Alone
 from runmanager.training.epochs import evaluate, track
-from runmanager.training.loaders import Batch, NotResident, ResidentSplits
+from runmanager.training.loaders import Batch, NotResident, ResidentSplits, Shown
 from runmanager.training.settings import choose_device
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ NUM_EPOCHS = 2
 """Of a rehearsal."""
 
 _MOST_GATHERED, _GATHERED_AT_ONCE = 200_000, 1_000  # samples, whose targets are looked at by taking them
-_LOOK_SECONDS, _LEAST_STEPS, _MOST_STEPS = 0.5, 2, 200
+_LOOK_SECONDS, _MOST_STEPS = 0.5, 200
 
 
 def rehearse(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, number: int, seed: int) -> None:
@@ -47,6 +46,7 @@ def rehearse(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, 
     validation = None if splits.validation is None else ends(splits.validation, batch_size, data and data.validation)
     part = Splits(ends(splits.train, batch_size, data and data.train), validation, source=splits.source)
     with manager.tracking(run, number=number, seed=seed), trainer.ready(run, part, seed) as alone:
+        alone.shown = Shown(splits.train)
         alone.train(manager, NUM_EPOCHS)
 
 
@@ -58,7 +58,7 @@ def _resident(trainer: "Trainer", run: Any, splits: Splits) -> ResidentSplits | 
 
 
 def ends(samples: Samples, batch_size: int, data: Resident | None = None) -> Samples:
-    """The samples of the first batches, as many as TensorBoard shows, and of one that is as short as the last.
+    """The samples of the first batch, and of one that is as short as the last.
 
     The samples with the smallest and the largest target are among them: what a loss refuses is found there first.
 
@@ -67,16 +67,35 @@ def ends(samples: Samples, batch_size: int, data: Resident | None = None) -> Sam
         batch_size: of a batch.
         data: the same on the device, if they are there.
     """
-    size = len(samples)  # type: ignore[arg-type]
-    num_first = batch_size * math.ceil(SAMPLE_SIZE / batch_size)
+    size = size_of(samples)
+    if size is None:
+        return _Beginning(samples, batch_size)
     num_last = (size - 1) % batch_size + 1
-    if size <= num_first + num_last:
+    if size <= batch_size + num_last:
         return samples
-    rows = [*range(num_first), *range(size - num_last, size)]
+    rows = [*range(batch_size), *range(size - num_last, size)]
     for place, row in enumerate(_extremes(samples, data)):
         if row not in rows:
-            rows[num_first - 1 - place] = row
+            rows[batch_size - 1 - place] = row
     return Subset(samples, rows)
+
+
+def size_of(samples: Samples) -> int | None:
+    """How many samples there are; None for a stream that does not tell."""
+    try:
+        return len(samples)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None
+
+
+class _Beginning(IterableDataset[Any]):
+    """The first samples of a stream."""
+
+    def __init__(self, samples: Samples, num_samples: int) -> None:
+        self.samples, self.num_samples = samples, num_samples
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.samples), self.num_samples)
 
 
 def _extremes(samples: Samples, data: Resident | None) -> list[int]:
@@ -89,6 +108,10 @@ def _extremes(samples: Samples, data: Resident | None) -> list[int]:
     if array.ndim != 1 or not array.size or array.dtype.kind not in "biuf":
         return []
     return [int(array.argmin()), int(array.argmax())]
+
+
+class UnknownSizeError(Exception):
+    """How many steps an epoch has, only going through it tells."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +127,14 @@ class Measures:
 
 
 def measure(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, number: int, seed: int) -> Measures:
-    """Takes a few steps of a run, tracked as in training, and validates on a few batches."""
+    """Takes a few steps of a run, tracked as in training, and validates on a few batches.
+
+    Raises:
+        UnknownSizeError: the data is a stream that does not tell how long it is.
+    """
+    size, validation_size = size_of(splits.train), 0 if splits.validation is None else size_of(splits.validation)
+    if size is None or validation_size is None:
+        raise UnknownSizeError
     batch_size = trainer.setting("batch_size", run)
     with manager.tracking(run, number=number, seed=seed), trainer.ready(run, splits, seed) as alone:
         manager.begin_epoch()
@@ -112,9 +142,9 @@ def measure(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, n
         first_seconds = _seconds_of(alone, batches, 1, manager)
         state_bytes, activation_bytes = _footprint(alone, next(batches))
         step_seconds = _paced(alone, batches, manager)
-        validation_seconds = _validation_seconds(alone, splits.validation, batch_size)
+        validation_seconds = _validation_seconds(alone, math.ceil(validation_size / batch_size))
         manager.end_epoch()
-    num_steps = math.ceil(len(splits.train) / batch_size)  # type: ignore[arg-type]
+    num_steps = math.ceil(size / batch_size)
     beyond = max(0.0, first_seconds - step_seconds)
     return Measures(num_steps, step_seconds, beyond, validation_seconds, state_bytes, activation_bytes)
 
@@ -136,7 +166,9 @@ def _endless(alone: Alone) -> Iterator[Batch]:
 def _paced(alone: Alone, batches: Iterator[Batch], manager: RunManager | None) -> float:
     """The seconds of a step, over as many as there is time for."""
     one = _seconds_of(alone, batches, 1, manager)
-    num_steps = min(_MOST_STEPS, max(_LEAST_STEPS, int(_LOOK_SECONDS / one)))
+    num_steps = min(_MOST_STEPS, int(_LOOK_SECONDS / one))
+    if num_steps < 2:
+        return one
     return _seconds_of(alone, batches, num_steps, manager) / num_steps
 
 
@@ -151,14 +183,15 @@ def _seconds_of(alone: Alone, batches: Iterator[Batch], num_steps: int, manager:
     return time.perf_counter() - began
 
 
-def _validation_seconds(alone: Alone, samples: Samples | None, batch_size: int) -> float:
+def _validation_seconds(alone: Alone, num_batches: int) -> float:
     """The seconds of an epoch's validation, from as many batches as there is time for."""
     batches = alone.batches.validation()
-    if batches is None or samples is None:
+    if batches is None:
         return 0.0
-    num_batches = math.ceil(len(samples) / batch_size)  # type: ignore[arg-type]
     one = _evaluation_seconds(alone, islice(batches, 1))
-    most = max(1, int(_LOOK_SECONDS / one))
+    most = int(_LOOK_SECONDS / one)
+    if most < 2:
+        return one * num_batches
     again = alone.batches.validation() or batches
     return _evaluation_seconds(alone, islice(again, most)) * num_batches / min(most, num_batches)
 

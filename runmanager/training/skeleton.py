@@ -49,6 +49,12 @@ class Skeleton:
         self.generators = list(generators)
         self._rates: dict[str, list[float]] = {}  # of each dropout layer, [K]
         self._slots = _slots(self._module, list(tensors))
+        self._empty = [
+            (owner._buffers, key)
+            for owner in self._module.modules()
+            for key, one in owner._buffers.items()
+            if one is None
+        ]
         for path, module in self._module.named_modules():
             if type(module) in _DROPOUTS:
                 self._rates[path] = [float(network.get_submodule(path).p) for network in networks]  # type: ignore[arg-type]
@@ -89,6 +95,9 @@ class Skeleton:
         for (place, key, name), tensor in zip(self._slots, tensors, strict=True):
             if place[key] is not tensor:
                 raise ValueError(f"forward puts another tensor in the place of {name}, instead of changing it")
+        for place, key in self._empty:
+            if place[key] is not None:
+                raise ValueError(f"forward fills the buffer {key}, which is empty at first")
         return preds
 
     def _dropped(self, path: str, module: Any, inputs: Tensor) -> Tensor:
@@ -99,8 +108,10 @@ class Skeleton:
 
     def _noise(self, path: str, by_feature: bool, like: Tensor) -> Tensor:
         """What dropout multiplies its inputs [K, ...] by: 0 or 1 / (1 - p), of each network its own draw."""
-        each = zip(like, self._rates[path], self.generators, strict=True)
-        return torch.stack([_noise_of(one, by_feature, rate, generator) for one, rate, generator in each])
+        each = zip(like, self._rates[path], self.generators, strict=False)
+        noise = [_noise_of(one, by_feature, rate, generator) for one, rate, generator in each]
+        num_spare = len(like) - len(noise)  # rows that are nobody's
+        return torch.stack([*noise, *(torch.ones_like(one) for one in noise[:1] * num_spare)])
 
 
 def _noise_of(like: Tensor, by_feature: bool, rate: float, generator: Generator) -> Tensor:

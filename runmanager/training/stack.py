@@ -18,21 +18,23 @@ class Stack:
     layers. Copies of it, as for a checkpoint or a histogram, are made of the networks as ever.
     """
 
-    def __init__(self, networks: Sequence[Module], optimizers: Sequence[Optimizer]) -> None:
+    def __init__(self, networks: Sequence[Module], optimizers: Sequence[Optimizer], *, num_spare: int = 0) -> None:
         """Moves the networks' parameters and buffers into the stack.
 
         Args:
             networks: K networks of one architecture.
             optimizers: of each, over the same of its parameters in the same order.
+            num_spare: rows behind the networks' that are no network's: copies of the first one's.
         """
-        self.networks = list(networks)
+        self.networks, self._num_spare = list(networks), num_spare
         self._trained = [trained_parameters(optimizer) for optimizer in optimizers]
         first = self._trained[0]
         ends = [0, *accumulate(param.numel() for param in first)]
         self._places = list(zip(ends[:-1], ends[1:], [param.shape for param in first], strict=True))
         names = {id(param): name for name, param in networks[0].named_parameters()}
         self._names = [names[id(param)] for param in first]
-        self.values = torch.stack([_flat(params) for params in self._trained])  # [K, P]
+        rows = [*self._trained, *[first] * num_spare]
+        self.values = torch.stack([_flat(params) for params in rows])  # [K + spare, P]
         self._others = self._stacked_others()
         self._bind()
 
@@ -49,7 +51,7 @@ class Stack:
                 **{name: param.data for name, param in network.named_parameters() if name not in trained},
                 **_buffers(network),
             }
-            for network in self.networks
+            for network in [*self.networks, *self.networks[:1] * self._num_spare]
         ]
         return {name: torch.stack([one[name] for one in kept]) for name in kept[0]}
 
@@ -57,27 +59,28 @@ class Stack:
         """Makes the networks' tensors views of the stack's."""
         self.grads = torch.zeros_like(self.values)
         self.leaves = {
-            name: self.values[:, start:stop].view(self.size, *shape).requires_grad_()
+            name: self.values[:, start:stop].view(-1, *shape).requires_grad_()
             for name, (start, stop, shape) in zip(self._names, self._places, strict=True)
         }
-        self._grad_views = [self.grads[:, start:stop].view(self.size, *shape) for start, stop, shape in self._places]
+        self._grad_views = [self.grads[:, start:stop].view(-1, *shape) for start, stop, shape in self._places]
         for index, (network, params) in enumerate(zip(self.networks, self._trained, strict=True)):
             for param, leaf, grad in zip(params, self.leaves.values(), self._grad_views, strict=True):
                 param.data, param.grad = leaf.detach()[index], grad[index]
             _bind_others(network, {name: values[index] for name, values in self._others.items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that a forward pass needs, by the names that a network has for it; each [K, ...]."""
+        """All that a forward pass needs, by the names that a network has for it; each [K + spare, ...]."""
         return {**self.leaves, **self._others}
 
     def take_grads(self, losses: Tensor) -> None:
-        """Puts the gradients of each network's own loss, [K], into `grads`."""
+        """Puts the gradients of each network's own loss, [K], into `grads`; those of spare rows are 0."""
         found = torch.autograd.grad(losses.sum(), list(self.leaves.values()))
         torch._foreach_copy_(self._grad_views, list(found))
 
     def keep(self, indices: Sequence[int]) -> None:
         """Goes on with some of the networks; those that leave keep what they have."""
-        rows = torch.tensor(indices, device=self.values.device)
+        spare = range(self.size, self.size + self._num_spare)
+        rows = torch.tensor([*indices, *spare], device=self.values.device)
         self.networks = [self.networks[index] for index in indices]
         self._trained = [self._trained[index] for index in indices]
         self.values = self.values.detach()[rows]

@@ -91,7 +91,7 @@ class CrossEntropy:
         if self._is_plain:
             return right
         smoothings = self._smoothings = self._smoothings.to(preds)
-        spread = -(preds.log_softmax(2).sum(2) * counted).sum(1) / num_counted
+        spread = -(preds.log_softmax(2).sum(2) * counted).sum(1) / num_counted.clamp(min=1)
         smoothed = right * (1 - smoothings) + spread * (smoothings / num_classes)
         return torch.where(smoothings == 0, right, smoothed)
 

@@ -14,6 +14,7 @@ from runmanager.training.choice import Trial
 from runmanager.training.group import Member, build_stepper
 from runmanager.training.loaders import Batch, Batches
 from runmanager.training.seeding import seeded
+from runmanager.training.skeleton import without_advice
 from runmanager.training.steppers import SingleStepper
 
 TOLERANCES = {torch.float64: (1e-12, 1e-12), torch.float32: (1e-6, 1e-5)}
@@ -50,13 +51,11 @@ def verify(trial: Trial, size: int, num_steps: int) -> list[Differences]:
     Raises:
         NotFusable: they cannot be trained together.
     """
-    for arithmetic in trial.arithmetics():
-        trial.fused(size, arithmetic)  # says why, where they cannot
-    return [
-        _differences(trial, size, num_steps, arithmetic, dtype)
-        for dtype in TOLERANCES
-        for arithmetic in trial.arithmetics()
-    ]
+    ways = [(dtype, arithmetic) for dtype in TOLERANCES for arithmetic in trial.arithmetics()]
+    with without_advice(), seeded(0):
+        for arithmetic in trial.arithmetics():
+            trial.fused(size, arithmetic)  # says why, where they cannot
+        return [_differences(trial, size, num_steps, arithmetic, dtype) for dtype, arithmetic in ways]
 
 
 def _differences(trial: Trial, size: int, num_steps: int, arithmetic: str, dtype: torch.dtype) -> Differences:

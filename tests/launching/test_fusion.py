@@ -83,4 +83,3 @@ def test_a_long_nonsense_is_cut_short():
 
 def test_what_was_asked_for_is_auto_off_or_a_number_and_one_run_in_a_step_is_off():
     assert [parse_fuse(one) for one in ("auto", "off", "8", 8, 1, "1")] == [AUTO, OFF, 8, 8, OFF, OFF]
-

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import tempfile
 
 import pytest
@@ -126,7 +127,7 @@ def test_a_class_out_of_range_is_found_where_only_samples_tell_the_targets(proje
     data = (
         "class Made(Dataset):\n    def __init__(self, worst):\n        self.worst = worst\n"
         "    def __len__(self):\n        return 900\n"
-        "    def __getitem__(self, index):\n        return inputs[index % 60], self.worst if index == 111 else index % 2\n"
+        "    def __getitem__(self, index):\n        return inputs[index % 60], self.worst if index in (111, 112, 113) else index % 2\n"
     )
     project.sweep(before=data, params="lr=[0.1], worst=[1, 5]", batch_size="10", data="lambda run: Made(run.worst)")
     said = plan("tiny")
@@ -209,7 +210,7 @@ def test_workers_tell_how_they_are_in_each_others_way(project, plan):
     project.sweep(params="lr=[0.1, 0.01], batch_size=[10, 20]")
     before = project.files()
     said = plan("tiny", "--workers", "2")
-    assert (said.status, said.err) == (0, "")
+    assert (said.status, said.err) == (0, ""), said.out
     assert " with 2 workers: " in said.out
     assert project.files() == before
     project.wait_for(lambda: not _workers(), 10)
@@ -237,4 +238,43 @@ def test_data_that_cannot_be_resident_is_planned_too(project, plan):
     said = plan("tiny")
     assert said.status == 0
     assert "read by a DataLoader, because" in said.out
-    assert "their data is read by a DataLoader" in row(said, "1-2")
+    assert "a group needs data that stays on the device" in row(said, "1-2")
+
+
+def test_a_stream_is_rehearsed_though_nobody_knows_how_long_it_is(project, plan):
+    data = (
+        "from torch.utils.data import IterableDataset\n"
+        "class Stream(IterableDataset):\n    def __iter__(self):\n"
+        "        return ((inputs[k % 60], k % 2) for k in range(100))\n"
+    )
+    parts = {"data": "Stream()", "params": "lr=[0.1]", "batch_size": "7", "validation": "0", "shuffle": "False"}
+    project.sweep(before=data, sweep="", **parts)
+    said = plan("tiny")
+    assert said.status == 0
+    assert "nothing could be measured" in said.out
+
+
+def test_a_run_that_ends_its_process_is_named(project, plan):
+    net = (
+        "class Net(nn.Linear):\n    def forward(self, x):\n"
+        "        if self.training and len(x) > 2:\n            import os\n            os.abort()\n        return super().forward(x)\n"
+    )
+    project.sweep(before=net, params="lr=[0.1, 0.2]", batch_size="7", network="lambda: Net(4, 2)")
+    said = plan("tiny", "--workers", "1")
+    assert said.status == 1
+    assert "run 1 (lr=0.1) would end its process: the worker process was killed by SIGABRT" in said.out
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_plan_that_is_stopped_leaves_nothing(project, temporaries, number, status):
+    net = "import time\nclass Net(nn.Linear):\n    def forward(self, x):\n        time.sleep(5)\n        return super().forward(x)\n"
+    project.sweep(before=net, params="lr=[0.1, 0.2]", batch_size="7", network="lambda: Net(4, 2)")
+    before = project.files()
+    with project.started("plan", "tiny", "--workers", "1") as process:
+        project.wait_for(lambda: list(temporaries.glob("runmanager-plan-*")), 60)
+        process.send_signal(number)
+        said = project.said(process)
+    assert (said.status, "nothing was trained" in said.err) == (status, True)
+    assert not list(temporaries.glob("runmanager-plan-*"))
+    assert project.files() == before
+    project.wait_for(lambda: not project.alive(), 10)

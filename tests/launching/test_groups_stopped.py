@@ -1,0 +1,307 @@
+"""Groups that are stopped, killed, too slow or too large: no run is lost, and each goes on where it was."""
+
+import os
+import re
+import signal
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from runmanager import RunBuilder, RunManager
+from tests.launching.grouped import ALL_RATES, all_completed, attempts, ends, mend, sizes, write
+
+FOURS = {number: [4] * 3 for number in (1, 2, 3, 4)}
+SLOW = {"does": "time.sleep(0.02)", "rates": ALL_RATES}
+IN_BOTH_WAYS = pytest.mark.parametrize("workers", [0, 1])
+
+
+def launched(project, workers, *options, fuse=4, name="tiny"):
+    command = ("launch", name, "--no-tensorboard", "--workers", str(workers), "--fuse", str(fuse), *options)
+    return project.started(*command)
+
+
+def whole(project, **parts):
+    """The losses of the same sweep that nothing befell."""
+    write(project, name="whole", **parts)
+    project.launch("whole", fuse=4)
+    return project.losses("whole")
+
+
+def under_way(project, epoch=1):
+    """Whether all four runs have recorded this epoch."""
+    if not (project.root / "runs" / "tiny").is_dir():
+        return False
+    runs = project.history().runs
+    return len(runs) == 4 and all(len(run.rows) >= epoch for run in runs)
+
+
+@IN_BOTH_WAYS
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_group_that_is_stopped_ends_with_its_epoch_and_goes_on_together(workers, number, project):
+    write(project, **SLOW)
+    with launched(project, workers) as process:
+        project.wait_for(lambda: under_way(project))
+        process.send_signal(number)
+        said = project.said(process)
+    assert said.status == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], said.err
+    assert "Traceback" not in said.out + said.err
+    assert project.statuses() == dict.fromkeys((1, 2, 3, 4), "interrupted")
+    done = {len(run.rows) for run in project.history().runs}
+    assert len(done) == 1
+    mend(project)
+    project.launch(fuse=4)
+    assert all_completed(project)
+    assert attempts(project) == [2] * 4
+    assert sizes(project) == FOURS
+    assert project.losses() == whole(project)
+
+
+def test_a_group_that_is_stopped_at_once_goes_on_after_the_epoch_before(project):
+    write(project, "time.sleep(60)")
+    with launched(project, 1) as process:
+        project.wait_for(lambda: under_way(project))
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        assert project.said(process).status == 130
+    assert project.statuses() == dict.fromkeys((1, 2, 3, 4), "interrupted")
+    mend(project)
+    project.launch(fuse=4)
+    assert all_completed(project)
+    assert project.losses() == whole(project)
+
+
+def test_a_group_whose_states_are_saved_now_and_then_goes_on_after_what_was_saved(project):
+    parts = {"epochs": "5"}
+    write(project, **SLOW, **parts)
+    with launched(project, 0, "--checkpoint-every", "2") as process:
+        project.wait_for(lambda: under_way(project, 3))
+        process.kill()
+        process.communicate()
+    mend(project)
+    assert project.launch(fuse=4, checkpoint_every=2).trained == [1, 2, 3, 4]
+    assert all_completed(project)
+    assert project.losses() == whole(project, **parts)
+
+
+def test_a_group_without_saved_states_begins_anew(project):
+    write(project, **SLOW)
+    with launched(project, 0, "--checkpoint-every", "0") as process:
+        project.wait_for(lambda: under_way(project))
+        process.send_signal(signal.SIGINT)
+        project.said(process)
+    assert not any((folder / "checkpoints").exists() for folder in project.folders())
+    mend(project)
+    project.launch(fuse=4, checkpoint_every=0)
+    assert all_completed(project)
+    assert project.losses() == whole(project)
+
+
+DIES = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def test_the_runs_of_a_worker_that_is_killed_are_killed_and_tried_again(project):
+    write(project, f"(ROOT / 'mended').touch(); {DIES}")
+    project.launch(fuse=4, workers=1, retries=1)
+    assert all_completed(project)
+    assert attempts(project) == [2] * 4
+    assert [ends(project, number)[0] for number in (1, 2, 3, 4)] == [
+        ("killed", "the worker process was killed by SIGKILL")
+    ] * 4
+
+
+def test_a_run_that_kills_its_worker_each_time_takes_nobody_with_it_twice(project):
+    write(project, "os._exit(1)")
+    project.launch(fuse=4, workers=1, retries=1)
+    assert project.statuses() == {1: "completed", 2: "killed", 3: "completed", 4: "completed"}
+    assert attempts(project) == [2] * 4
+    assert sizes(project)[1] == [4, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ({"epoch_timeout": 1}, "epoch 2 took longer than 1.00 s (--epoch-timeout)"),
+        ({"run_timeout": 1.5}, "the run took longer than 1.50 s (--run-timeout)"),
+    ],
+    ids=["epoch", "run"],
+)
+def test_a_group_that_hangs_is_ended_and_those_who_did_not_hang_complete_when_they_are_tried_again(
+    limit, reason, project
+):
+    write(project, "time.sleep(60)")
+    began = time.monotonic()
+    project.launch(fuse=4, workers=1, **limit)
+    assert time.monotonic() - began < 30
+    assert project.statuses() == dict.fromkeys((1, 2, 3, 4), "timed out")
+    assert {run.error for run in project.history().runs} == {reason}
+    assert re.search(r'File ".*tiny\.py", line \d+ in forward', (project.folders()[1] / "log.txt").read_text())
+    mend(project)
+    project.launch(fuse=4, retry_failed=True)
+    assert all_completed(project)
+
+
+def test_launches_that_share_a_sweep_train_each_run_once(project):
+    rates = ", ".join(str(round(0.01 * number, 2)) for number in range(1, 25))
+    write(project, params=f"lr=[{rates}]")
+    with ExitStack() as stack:
+        processes = [stack.enter_context(launched(project, 0, fuse=3)) for _ in range(3)]
+        answers = [project.said(process) for process in processes]
+    assert [answer.status for answer in answers] == [0, 0, 0], [answer.err for answer in answers]
+    assert all_completed(project)
+    assert attempts(project) == [1] * 24
+    assert all("cannot be recorded" not in answer.err for answer in answers)
+
+
+def test_a_group_goes_without_a_member_that_another_launch_has(project):
+    write(project)
+    project.launch(fuse=4, only="1")
+    other = RunManager("tiny", root=project.root, tensorboard=False, quiet=True)
+    other.begin_run(RunBuilder.get_runs({"lr": [0.2]})[0])
+    with launched(project, 0) as process:
+        project.wait_for(lambda: project.statuses().get(4) == "completed")
+        time.sleep(0.3)
+        assert process.poll() is None  # it waits for run 2
+        other.end_run()
+        assert project.said(process).status == 0
+    other.close()
+    assert attempts(project) == [1] * 4
+    assert sizes(project)[3] == [2] * 3
+
+
+GREEDY = """
+class Greedy(nn.Linear):
+    def forward(self, inputs):
+        together = torch._C._functorch.get_unwrapped(self.weight) if torch._C._functorch.is_batchedtensor(self.weight) else None
+        if together is not None and len(together) > MOST and self.training and not (ROOT / "mended").exists():
+            if any(is_under_way("tiny", Rate(lr)) for lr in (0.1, 0.2, 0.3, 0.4)):
+                raise RAISES
+        return super().forward(inputs)
+
+
+class Rate:
+    def __init__(self, lr):
+        self.lr = lr
+"""
+MEMORY = "torch.OutOfMemoryError('no more memory')"
+
+
+def greedy(project, most, raises=MEMORY):
+    more = GREEDY.replace("MOST", str(most)).replace("RAISES", raises)
+    return write(project, more=more, network="lambda: Greedy(4, 2)")
+
+
+@IN_BOTH_WAYS
+def test_a_group_that_does_not_fit_goes_on_in_halves(workers, project):
+    greedy(project, 2)
+    history = project.launch(fuse=4, workers=workers)
+    assert all_completed(project)
+    assert history.unrecorded == []
+    assert attempts(project) == [2] * 4
+    assert sizes(project) == {number: [4, 2, 2] for number in (1, 2, 3, 4)}
+    reason = "out of memory with 4 runs in one step; in groups of up to 2 from here on"
+    assert [ends(project, number)[0] for number in (1, 2, 3, 4)] == [("interrupted", reason)] * 4
+    write(project, name="whole", network="lambda: nn.Linear(4, 2)")
+    project.launch("whole", fuse="off")
+    for number, losses in project.losses("whole").items():
+        assert project.losses()[number] == pytest.approx(losses, rel=1e-5)
+
+
+@IN_BOTH_WAYS
+def test_a_group_of_which_no_two_fit_goes_on_one_by_one(workers, project):
+    greedy(project, 1)
+    project.launch(fuse=4, workers=workers)
+    assert all_completed(project)
+    assert attempts(project) == [3] * 4
+    assert sizes(project) == {number: [4, 1, 1] for number in (1, 2, 3, 4)}
+
+
+@IN_BOTH_WAYS
+def test_a_group_that_cannot_go_on_at_all_goes_on_one_by_one(workers, project):
+    greedy(project, 1, "RuntimeError('not like this')")
+    project.launch(fuse=4, workers=workers)
+    assert all_completed(project)
+    assert attempts(project) == [2] * 4
+    assert sizes(project) == {number: [4, 1, 1] for number in (1, 2, 3, 4)}
+    reason = "the group's step failed (RuntimeError: not like this); alone from here on"
+    assert ends(project, 1)[0] == ("interrupted", reason)
+
+
+@pytest.mark.parametrize("error", [MEMORY, "RuntimeError('not like this')"])
+def test_a_group_that_breaks_is_no_failure(error, project):
+    greedy(project, 2, error)
+    history = project.launch(fuse=4, on_error="stop", retries=0)
+    assert history.stopped is None
+    assert all_completed(project)
+
+
+def interrupted_after(project, epoch, **parts):
+    """A group of four that was interrupted when each had done so many epochs."""
+    write(project, **SLOW, **parts)
+    with launched(project, 0) as process:
+        project.wait_for(lambda: under_way(project, epoch))
+        process.send_signal(signal.SIGINT)
+        project.said(process)
+    mend(project)
+
+
+def newest_state(folder):
+    return max((folder / "checkpoints").glob("*.pt"))
+
+
+def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before_and_nobody_is_lost(project):
+    parts = {"epochs": "5"}
+    interrupted_after(project, 2, **parts)
+    newest_state(project.folders()[1]).write_bytes(b"nonsense")
+    project.launch(fuse=4)
+    assert all_completed(project)
+    losses = whole(project, **parts)
+    for number, own in project.losses().items():
+        assert own == pytest.approx(losses[number], rel=1e-5)
+
+
+def test_a_run_without_any_sound_state_fails_alone(project):
+    interrupted_after(project, 2, epochs="5")
+    for path in (project.folders()[1] / "checkpoints").glob("*.pt"):
+        path.write_bytes(b"nonsense")
+    project.launch(fuse=4)
+    assert project.statuses() == {1: "completed", 2: "failed", 3: "completed", 4: "completed"}
+    assert "checksum" in project.history().runs[1].error
+
+
+def test_a_run_that_was_trained_alone_so_far_joins_those_that_were_too(project):
+    write(project, **SLOW)
+    for number in ("1", "2"):
+        with launched(project, 0, "--only", number, fuse="off") as process:
+            folder = re.compile(rf"000{number}-")
+            project.wait_for(lambda folder=folder: any_epoch(project, folder))
+            process.send_signal(signal.SIGINT)
+            project.said(process)
+    mend(project)
+    rows = {run.number: len(run.rows) for run in project.history().runs}
+    project.launch(fuse=4)
+    assert all_completed(project)
+    assert attempts(project) == [2, 2, 1, 1]
+    assert sizes(project)[3] == [2] * 3
+    together = 2 if rows[1] == rows[2] else 1
+    assert sizes(project)[1][rows[1] :] == [together] * (3 - rows[1])
+
+
+def any_epoch(project, folder):
+    runs = project.root / "runs" / "tiny"
+    return runs.is_dir() and any(
+        b'"epoch_seconds"' in (path / "journal.jsonl").read_bytes()
+        for path in runs.iterdir()
+        if folder.match(path.name) and (path / "journal.jsonl").exists()
+    )
+
+
+def test_a_group_that_is_fresh_leaves_what_was_there_as_it_was(project):
+    write(project)
+    project.launch(fuse=4)
+    before = project.losses()
+    project.launch(fuse=4, fresh=True)
+    assert project.losses() == before
+    (kept,) = [name for name in os.listdir(project.root / "runs") if name != "tiny" and not name.startswith(".")]
+    assert project.losses(kept) == before
