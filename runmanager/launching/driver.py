@@ -51,6 +51,7 @@ class _Running:
     verdict: tuple[str, str] | None = None  # the status and the reason for which its worker was killed
     dumped: float | None = None  # when its worker was told to write its stacks
     is_told: bool = False  # to stop at the end of the epoch
+    size: int | None = None  # of the groups in which its runs go on, where the worker cannot say so itself
     handed_out: float = 0.0  # by the monotonic clock
 
     @property
@@ -159,14 +160,16 @@ class Driver:
             self._overrule(running)
         self._follow(running)
         self.reads.update(answer.get("reads", ()))
+        ended = {member.one.number for member in running.members if member.has_ended}
         for number, why in answer.get("lost", ()):
-            self._outcomes.lose(number, why)
+            if number not in ended:
+                self._outcomes.lose(number, why)
         if answer.get("lost"):
             self._pool.recycle(running.future)  # while it lives, its run counts as running
         for member in running.members:
             if member.one.number in answer.get("taken", ()):
                 work.taken(member.one)
-            self._settle(member.one, running, work, answer.get("size"))
+            self._settle(member.one, running, work, answer.get("size") or running.size)
 
     def _settle(self, one: ScheduledRun, running: _Running, work: Work, size: int | None) -> None:
         """What follows from how a run has ended: nothing more, or another try."""
@@ -186,9 +189,11 @@ class Driver:
 
     def _overrule(self, running: _Running) -> None:
         """Runs that ended after their limit and before they were killed: writing its stacks has woken one from what it hung in."""
-        if running.verdict is None or running.verdict[0] != TIMED_OUT:
+        if running.verdict is None or running.dumped is None or self._stop.is_asked:
             return
         for follower in _begun(running):
+            if follower.end is not None:  # before the verdict
+                continue
             try:
                 self._end_for(follower, *running.verdict)
             except StorageError as error:
@@ -209,12 +214,21 @@ class Driver:
                 why = running.verdict[1] if running.verdict else f"{died} before the run began\n{died.output}"
                 answer["lost"].append((number, why.strip()))
             elif follower.end is None:
-                verdict = verdict or running.verdict or self._cause_of_death(died)
+                verdict = verdict or running.verdict or self._verdict_on(running, *self._cause_of_death(died))
                 try:
                     self._end_for(follower, *verdict)
                 except StorageError as error:
                     answer["lost"].append((number, f"{verdict[1]}; {error}"))
         return answer
+
+    def _verdict_on(self, running: _Running, status: str, reason: str) -> tuple[str, str]:
+        """The status and the reason of runs that something has brought down; who of a group it was is found out one by one."""
+        num_runs = len(running.members)
+        if num_runs == 1:
+            return status, reason
+        running.size = num_runs // 2 if status == OUT_OF_MEMORY else 1
+        how = f"in groups of up to {running.size}" if running.size > 1 else "alone"
+        return INTERRUPTED, f"{reason}, in a group of {num_runs} runs, which go on {how}"
 
     def _cause_of_death(self, died: WorkerDied) -> tuple[str, str]:
         """The status and the reason of a run whose worker ended without being told to."""
@@ -236,7 +250,7 @@ class Driver:
             reason = self._overdue(running)
             if reason is None:
                 return
-            running.verdict, running.dumped = (TIMED_OUT, reason), time.monotonic()
+            running.verdict, running.dumped = self._verdict_on(running, TIMED_OUT, reason), time.monotonic()
             self._signal(running, signal.SIGUSR1)
         elif running.dumped is None or time.monotonic() - running.dumped > _DUMP_SECONDS:
             self._pool.kill(running.future)

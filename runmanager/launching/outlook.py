@@ -151,7 +151,7 @@ class Outlook:
         runs.sort(key=lambda one: one.number)
         work = Work(replace(self._plan, runs=runs, limit=None), (), lambda text: None, self._fusion)
         if self.num_workers > 1:
-            work.longest_first()
+            work.spread_over(self.num_workers)
         jobs = []
         while work.due:
             group, _ = work.take()

@@ -23,10 +23,11 @@ def plan_lines(outlook: Outlook, num_due: int, project: Path) -> Iterator[str]:
         yield "times are of one run: of a group's step its part"
     yield ""
     yield from _failure_lines(outlook.failures, num_due)
-    if outlook.largest() is None:
+    largest = outlook.largest()
+    if largest is None:
         yield "time, memory and disk: nothing could be measured" if outlook.parts else "there is nothing else to tell"
     else:
-        yield _memory_line(outlook)
+        yield from _memory_lines(outlook, largest)
         yield _disk_line(outlook, project)
         yield from _time_lines(outlook)
 
@@ -83,23 +84,21 @@ def _failure_lines(failures: Sequence[Failure], num_due: int) -> Iterator[str]:
         yield f"  and {len(failures) - _MOST_FAILURES} more"
 
 
-def _memory_line(outlook: Outlook) -> str:
-    part, whole, on_device = outlook.largest(), outlook.worker_bytes(), outlook.device_bytes()
-    if part is None or part.costs is None:
-        return "memory: nothing was measured"
+def _memory_lines(outlook: Outlook, part: Part) -> Iterator[str]:
+    whole, on_device, costs = outlook.worker_bytes(), outlook.device_bytes(), part.costs or {}
     found = {
-        "data": part.costs["resident_bytes"],
-        "networks, gradients and optimizers": part.size * part.costs["state_bytes"],
-        "activations of a step": part.size * part.costs["activation_bytes"],
+        "data": costs["resident_bytes"],
+        "networks, gradients and optimizers": part.size * costs["state_bytes"],
+        "activations of a step": part.size * costs["activation_bytes"],
     }
-    if whole and not on_device:
-        found["Python, torch and what is free in between"] = max(0, whole - sum(found.values()))
-    text = ", ".join(f"{name} {size_text(size)}" for name, size in found.items())
     if on_device:
-        return f"memory: each worker {size_text(on_device)} of the GPU ({text}), beside CUDA's own; {size_text(whole)} here"
-    free = memory()[1]
-    enough = "; that is not enough" if outlook.num_workers * whole > free else ""
-    return f"memory: each worker {size_text(whole or sum(found.values()))} ({text}); {size_text(free)} are free{enough}"
+        yield f"memory: each worker {size_text(on_device)} of its GPU, beside CUDA's own, and {size_text(whole)} here"
+    else:
+        needed, free = whole or sum(found.values()), memory()[1]
+        found |= {"Python, torch and what is free in between": max(0, whole - sum(found.values()))} if whole else {}
+        enough = "; that is not enough" if outlook.num_workers * needed > free else ""
+        yield f"memory: each worker {size_text(needed)}; {size_text(free)} are free{enough}"
+    yield "  " + ", ".join(f"{name} {size_text(size)}" for name, size in found.items())
 
 
 def _disk_line(outlook: Outlook, project: Path) -> str:
@@ -113,12 +112,10 @@ def _disk_line(outlook: Outlook, project: Path) -> str:
 def _time_lines(outlook: Outlook) -> Iterator[str]:
     start, training = outlook.start_seconds, outlook.training_seconds()
     workers = f"{outlook.num_workers} worker{'s' if outlook.num_workers > 1 else ''}"
-    yield (
-        f"ETA: {seconds_text(start + training)} with {workers}: {seconds_text(start)} until the first run begins (measured), "
-        f"{seconds_text(training)} for the runs (steps measured, the longest first)"
-    )
+    yield f"ETA: {seconds_text(start + training)} with {workers}, the longest runs first"
+    yield f"  {seconds_text(start)} until the first run begins (measured), then {seconds_text(training)} (from measured steps)"
     if outlook.slowdown > 1.02:
-        yield f"  with {workers} at work a step takes {outlook.slowdown:.2f} times as long (measured, and reckoned in)"
+        yield f"  with {workers} at work a step takes {outlook.slowdown:.2f} times as long, which is reckoned in"
     if outlook.num_unknown:  # no time was left, or their data does not tell how much it is
         yield f"  and {outlook.num_unknown} runs that could not be measured, which are left out"
 

@@ -139,7 +139,7 @@ class Processes:
     ) -> tuple[StopRequest, set[str]]:
         """See `Way`."""
         if len(self._slots) > 1:
-            work.longest_first()
+            work.spread_over(min(len(self._slots), len(work.due)))
         slots = self._slots[: max(1, len(work.due) + len(work.elsewhere))]
         self._pool.add_slots(slots[self._num_slots :])
         told = Writers([*writers, outcomes])

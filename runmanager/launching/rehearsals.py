@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.utils.data import Subset
 
@@ -23,9 +23,6 @@ from runmanager.tracking.writers import Member, Writer
 from runmanager.training.loaders import NotResident
 from runmanager.training.rehearsal import NUM_EPOCHS, Measures, measure, rehearse
 from runmanager.training.seeding import run_seed
-
-if TYPE_CHECKING:
-    from runmanager.data.splits import Splits
 
 _DEAR_SECONDS = (
     10.0  # a rehearsal that takes longer is not done again: what it costs to be the first is little beside that
@@ -143,13 +140,13 @@ class Rehearsals:
     def _table_bytes(self) -> int:
         return sum(_sizes_in(self._sweep_dir.epochs_csv.parent))
 
-    def _splits(self, run: Any) -> "Splits":
+    def _splits(self, run: Any) -> Any:
         return self._trainer.splits(run, self._sweep.seed, self._project)
 
     def _seed(self, run: Any) -> int:
         return run_seed(self._sweep.seed, run._asdict())
 
-    def _resident_bytes(self, run: Any, splits: "Splits") -> int:
+    def _resident_bytes(self, run: Any, splits: Any) -> int:
         try:
             data = self._trainer.resident(splits, self._trainer.build(run).device)
         except NotResident:

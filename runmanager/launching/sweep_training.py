@@ -1,5 +1,6 @@
 """Training the runs of a sweep in the process that has loaded it: the one that launches, or a worker."""
 
+import gc
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -201,4 +202,5 @@ def _give_back_memory() -> None:
     """Leaves the device to the next run, where it was used."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
+        gc.collect()  # a group's parts refer to each other
         torch.cuda.empty_cache()

@@ -46,8 +46,12 @@ class Work:
         for one in self.elsewhere:
             _refuse_own(one)
 
-    def longest_first(self) -> None:
-        """Puts what takes long before what does not, so that no worker is left with it at the end; the unknown comes first."""
+    def spread_over(self, num_workers: int) -> None:
+        """Leaves no worker without a group, and puts what takes long first, so that none is left with it at the end.
+
+        What takes nobody knows how long comes before all. Groups whose size was asked for stay as they are.
+        """
+        self._sizes = self._even_sizes(num_workers)
         self.due = deque(sorted(self.due, key=self._seconds, reverse=True))
 
     def _seconds(self, one: ScheduledRun) -> float:
@@ -79,15 +83,13 @@ class Work:
             return 1
         return self._most.get(one.number) or self._sizes[kind.key]
 
-    def _even_sizes(self) -> dict[str, int]:
+    def _even_sizes(self, num_workers: int = 1) -> dict[str, int]:
         """How many runs of each kind a group has, by the kind's key, so that its groups are of about one size."""
         counts = Counter(kind.key for one in self.due if (kind := self._fusion.kind(one.index)))
-        return {
-            kind.key: math.ceil(counts[kind.key] / math.ceil(counts[kind.key] / kind.size))
-            if counts[kind.key]
-            else kind.size
-            for kind in self._fusion.kinds
-        }
+        kinds = {kind.key: kind for kind in self._fusion.kinds}
+        num_groups = sum(math.ceil(counts[key] / kind.size) for key, kind in kinds.items())
+        least = num_workers if num_groups < num_workers else 1  # of each kind's groups
+        return {key: _even_size(counts[key], kind, least) for key, kind in kinds.items()}
 
     def _is_alike(self, one: ScheduledRun, first: ScheduledRun, kind: Kind, most: int) -> bool:
         """Whether two runs may be in one group, which goes on at one epoch."""
@@ -144,6 +146,12 @@ class Work:
 
     def _seen(self, one: ScheduledRun) -> ScheduledRun:
         return one.seen(read_run(one.run_dir, {}), self._retried)
+
+
+def _even_size(num_runs: int, kind: Kind, least: int) -> int:
+    at_least = min(least, num_runs) if kind.is_measured else 1
+    num_groups = max(at_least, math.ceil(num_runs / kind.size))
+    return math.ceil(num_runs / num_groups) if num_groups else kind.size
 
 
 def _who(one: ScheduledRun) -> str:

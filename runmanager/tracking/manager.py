@@ -27,7 +27,7 @@ from runmanager.tracking.faults import is_out_of_memory, one_line, traceback_tex
 from runmanager.tracking.files import replace_text
 from runmanager.tracking.meters import Accuracy, Mean
 from runmanager.tracking.overhead import Overhead
-from runmanager.tracking.resuming import resume, save_together
+from runmanager.tracking.resuming import MakeState, resume, save_together
 from runmanager.tracking.rows import (
     DONE,
     FAILED,
@@ -41,7 +41,7 @@ from runmanager.tracking.rows import (
     plain_number,
 )
 from runmanager.tracking.run_dir import RunDir, SweepDir, project_root, run_record
-from runmanager.tracking.tracked import MakeState, Tracked
+from runmanager.tracking.tracked import Tracked
 from runmanager.tracking.writers import Writer, Writers
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class RunManager:
         self._group: list[Tracked] = []
         self._overhead = Overhead()
         self.unrecorded: dict[int, str] = {}
-        """The numbers of the runs whose good end could not be recorded, and why."""
+        """The numbers of the runs whose end could not be recorded, and why."""
         self._rows: list[tuple[dict[str, Any], list[EpochRow]]] = []
         self._begun: dict[str, int] = {}  # how often each configuration was begun here
         self._known: dict[str, RunDir] | None = None  # by the first 12 digits of the run's identity
@@ -214,10 +214,11 @@ class RunManager:
                 self._begin_member(params_of(run), number=number, seed=seed, known_attempts=known_attempts)
             except (RunInUseError, StorageError) as error:
                 refused[number] = error
-        self._is_driven = self._is_launched = self._is_group = True
         if not self._group:
+            exits.unwatch(self)
             yield refused
             return
+        self._is_driven = self._is_launched = self._is_group = True
         with self._to_the_end():
             yield refused
 
@@ -650,8 +651,8 @@ class RunManager:
 
     def _end_one(self, tracked: Tracked, status: str, error: str | None, trace: str | None) -> StorageError | None:
         seconds = time.perf_counter() - tracked.began
-        failure = tracked.end(RunEnd(status, seconds, error, trace, self._overhead.seconds))
-        if failure is not None and status in DONE:
+        failure = tracked.end(RunEnd(status, seconds, error, trace, self._overhead.so_far()))
+        if failure is not None:
             self.unrecorded[tracked.member.number] = str(failure)
         return failure
 

@@ -14,6 +14,11 @@ class Overhead:
         self._depth = 0
         self._began = 0.0
 
+    def so_far(self) -> float:
+        """The seconds of each member, those of a call under way too."""
+        open_seconds = (time.perf_counter() - self._began) / self.num_members if self._depth else 0.0
+        return self.seconds + open_seconds
+
     def begin(self, num_members: int) -> None:
         """A group begins; its clock starts from 0, or from the time that its begin has taken already."""
         self.seconds, self.num_members = 0.0, num_members

@@ -3,13 +3,12 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from runmanager.tracking.attempt import Attempt, begin_attempt
-from runmanager.tracking.checkpoint import State
 from runmanager.tracking.errors import StorageError
 from runmanager.tracking.faults import one_line
 from runmanager.tracking.journal import Record
@@ -18,8 +17,6 @@ from runmanager.tracking.resuming import Keeper
 from runmanager.tracking.rows import COMPLETED, DIVERGED, FAILED, EpochRow, RunEnd
 from runmanager.tracking.run_dir import RunDir
 from runmanager.tracking.writers import Member, Writers
-
-MakeState = State | Callable[[], State] | None
 
 
 @dataclass

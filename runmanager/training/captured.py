@@ -15,7 +15,7 @@ Step = Callable[[Tensor, Tensor], Outcome]
 
 
 class CapturedStep:
-    """Takes steps by a graph for batches of the first one's shape, and as they are for any other, as a short last batch is.
+    """Takes steps by a graph for batches of the largest shape, and as they are for any other, as a short last batch is.
 
     What a step returns is overwritten by the next. A step that cannot be captured is taken as it is, with one warning.
     """
@@ -28,18 +28,24 @@ class CapturedStep:
             generators: what it draws from.
         """
         self._step, self._generators = step, generators
-        self._shape: torch.Size | None = None
         self._is_possible = True
         self.forget()
 
     def forget(self) -> None:
         """The step is another one from here on: it is captured anew."""
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._shape: torch.Size | None = None
         self._num_warm = 0
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """One step, on a batch on the device."""
-        self._shape = self._shape or inputs.shape
+        with torch.cuda.device(inputs.device):
+            return self._take(inputs, targets)
+
+    def _take(self, inputs: Tensor, targets: Tensor) -> Outcome:
+        if self._shape is None or inputs.numel() > self._shape.numel():  # the first was a short one
+            self.forget()
+            self._shape = inputs.shape
         if not self._is_possible or inputs.shape != self._shape:
             return self._step(inputs, targets)
         if self._graph is not None:
@@ -72,6 +78,7 @@ class CapturedStep:
                 self._outcome = self._step(self._inputs, self._targets)
         except RuntimeError as error:
             self._is_possible = False
+            del self._inputs, self._targets
             warnings.warn(f"the step cannot be captured as a CUDA graph ({one_line(error)[:200]})", stacklevel=2)
             return self._step(inputs, targets)
         self._graph = graph

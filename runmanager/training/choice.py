@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from torch.nn import Module
 
 from runmanager.tracking.checkpoint import generators, put_back
-from runmanager.tracking.faults import one_line
+from runmanager.tracking.faults import is_out_of_memory, one_line
 from runmanager.training.alike import NotFusable, group_key, token
 from runmanager.training.fused import FusedStepper
 from runmanager.training.group import Member, build_stepper
 from runmanager.training.loaders import Batch, ResidentBatches, ResidentSplits
 from runmanager.training.plain import differences
 from runmanager.training.seeding import seeded
-from runmanager.training.skeleton import ARITHMETICS, LOOPED, VMAP, is_convolution, without_advice
+from runmanager.training.skeleton import ARITHMETICS, LOOPED, VMAP, is_convolution, is_dropout, without_advice
 from runmanager.training.steppers import SingleStepper, Stepper
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Trial:
             parts = trainer.build(runs[0])
         self._device = parts.device
         self._has_convolutions = any(map(is_convolution, parts.network.modules()))
+        self._has_dropout = any(map(is_dropout, parts.network.modules()))
         self._data: ResidentSplits = trainer.resident(self._splits, self._device)
         self._batch_size = trainer.setting("batch_size", runs[0])
 
@@ -145,6 +146,8 @@ class Trial:
                 losses = [pace.next_losses(), pace.next_losses()]
                 self._try_ends(stepper, batches)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise NotFusable(_why(error)) from error
         if _is_another(module, before[0]):
             raise NotFusable("its forward changes an attribute of a module, which each network has to have for itself")
@@ -162,7 +165,12 @@ class Trial:
             stepper.train(True)
 
     def _compare(self, losses: list[list[float]]) -> None:
-        """Whether the first and the last member have the losses of two steps that they have alone."""
+        """Whether the first and the last member have the losses of two steps that they have alone.
+
+        On CUDA, dropout draws other masks in a group than alone, so that a network that has it is not looked at.
+        """
+        if self._device.type == "cuda" and self._has_dropout:
+            return
         for index in {0, len(losses[0]) - 1}:
             member = Member.build(self._trainer, self._runs[index], 0, index)
             with seeded(index):
@@ -206,6 +214,11 @@ class Pace:
         self._stepper, self._batches = stepper, batches
         self._iterator = batches.train()
         stepper.train(True)
+
+    def close(self) -> None:
+        """Lets go of the memory of a group."""
+        if isinstance(self._stepper, FusedStepper):
+            self._stepper.close()
 
     def next_losses(self) -> list[float]:
         """The losses of another step."""
@@ -285,21 +298,44 @@ def _choose(trial: Trial, most: int, forced: bool) -> Choice:
         )
     found: list[Choice] = []
     try:
-        for size in [most] if forced else _ladder(most, watch.alone_seconds):
-            times = {one: watch.time(trial.fused(size, one), size) for one in trial.arithmetics()}
+        for size in _halves(most) if forced else _ladder(most, watch.alone_seconds):
+            try:
+                times = {one: _timed(trial, watch, size, one) for one in trial.arithmetics()}
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if found or size < 2:
+                    break
+                continue
             fastest = min(times, key=lambda one: times[one])
             found.append(Choice(size, fastest, "", times[fastest], trial.num_steps, watch.alone_seconds))
-            if watch.is_over or _is_past_its_best(found, watch.alone_seconds):
+            if forced or watch.is_over or _is_past_its_best(found, watch.alone_seconds):
                 break
     except NotFusable as reason:
         if not found:
             return replace(_alone(trial, watch, str(reason)), is_timed=False)
+    if not found:
+        return replace(_alone(trial, watch, "there is not enough memory for two of them"), is_timed=False)
     best = min(found, key=lambda one: one.step_seconds)
     gain = watch.alone_seconds / best.step_seconds
     said = f"a step of {best.size} runs ({best.arithmetic}) is {gain:.2f} times as fast as one by one"
     if not forced and gain < _BETTER:
         return _alone(trial, watch, f"{said}; a group has to be {_BETTER} times as fast")
     return replace(best, reason=said, alone_seconds=watch.alone_seconds)
+
+
+def _timed(trial: Trial, watch: _Watch, size: int, arithmetic: str) -> float:
+    """The time of a step of one run in a group."""
+    pace = trial.fused(size, arithmetic)
+    try:
+        return watch.time(pace, size)
+    finally:
+        pace.close()
+
+
+def _halves(most: int) -> list[int]:
+    """What a group is tried with until its memory suffices."""
+    return [most >> times for times in range(most.bit_length() - 1)]
 
 
 def _alone(trial: Trial, watch: _Watch, reason: str) -> Choice:

@@ -138,6 +138,11 @@ class FusedStepper:
         """Gives each optimizer the state that it would have alone; networks have theirs at any time."""
         self._optimizer.write_back()
 
+    def close(self) -> None:
+        """Lets go of the memory that only steps need; none is taken any more."""
+        self._captured = None
+        self._skeleton.close()
+
     def keep(self, indices: Sequence[int]) -> None:
         """Goes on with some of the members; nothing changes for them."""
         self.write_back()

@@ -108,6 +108,7 @@ class Group:
         """
         self._trainer, self._manager, self._splits, self._arithmetic = trainer, manager, splits, arithmetic
         self._members: list[Member] = []
+        self._is_stepping = False
 
     def train(self, runs: Sequence[Any], numbers: Sequence[int], seeds: Sequence[int]) -> None:
         """Trains them all to their last epochs.
@@ -122,13 +123,16 @@ class Group:
                     self._train()
             except (NotFusable, NotResident, CheckpointError) as reason:
                 raise GroupBroken(1, str(reason)) from reason
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if is_quit(error):
                     raise
-                raise self._broken_by(error) from error
+                raise self._broken_by(error, len(runs)) from error
+            finally:
+                if self._is_stepping:
+                    self._stepper.close()
 
-    def _broken_by(self, error: Exception) -> GroupBroken:
-        size = len(self._members)
+    def _broken_by(self, error: BaseException, num_runs: int) -> GroupBroken:
+        size = len(self._members) if self._is_stepping else num_runs
         if is_out_of_memory(error):
             return GroupBroken(size // 2, f"out of memory with {size} runs in one step")
         return GroupBroken(1, f"the group's step failed ({one_line(error)})")
@@ -154,6 +158,7 @@ class Group:
         self._manager.watch([member.parts.network for member in self._members], self._batches.shown)
         self._take_up()
         self._stepper = build_stepper(self._members, self._arithmetic, shared=self._batches.are_shared)
+        self._is_stepping = True
         self._shrink()
         while self._members:
             if not self._leave_where_done():
@@ -176,7 +181,7 @@ class Group:
             member.state = TrainingState(member.parts, member.order, self._splits)
         self._manager.load_checkpoints(take_up)
         for number, error in failed.items():
-            self._manager.leave(number, error)
+            self._leave(number, error)
 
     def _leave_where_done(self) -> bool:
         """Whether members have done all their epochs, and so have left."""
@@ -196,8 +201,8 @@ class Group:
         self._members = [self._members[index] for index in kept]
 
     def _leave(self, number: int, error: BaseException) -> None:
-        """Ends a member that has raised; the debugger's `quit` ends all."""
-        if is_quit(error):
+        """Ends a member that has raised. The debugger's `quit` ends all, and where memory is short the group is too large."""
+        if is_quit(error) or is_out_of_memory(error):
             raise error
         self._manager.leave(number, error)
 

@@ -16,7 +16,8 @@ _NUMPY = "$numpy"  # marks an array, or a number of numpy
 
 
 def to_plain(value: Any, where: str) -> Any:
-    """The value from tensors, numbers, strings, lists and dicts; tensors are not copied, numpy is marked.
+    """The value from tensors, numbers, strings, lists and dicts; tensors are not copied unless they are a part of a
+    larger one, numpy is marked.
 
     Args:
         value: what is to be saved.
@@ -26,7 +27,9 @@ def to_plain(value: Any, where: str) -> Any:
         TrainerError: something in it cannot be loaded again; the message says where it is.
     """
     kind = type(value)
-    if kind in _AS_THEY_ARE or kind in (Tensor, torch.nn.Parameter) or (kind is int and value.bit_length() < _MAX_BITS):
+    if kind in (Tensor, torch.nn.Parameter):
+        return _alone(value)
+    if kind in _AS_THEY_ARE or (kind is int and value.bit_length() < _MAX_BITS):
         return value
     if kind in (list, tuple):
         return kind(to_plain(one, f"{where}[{index}]") for index, one in enumerate(value))
@@ -46,6 +49,13 @@ def _plain_dict(value: Any, where: str) -> Any:
     if getattr(value, "_metadata", None) is not None:  # the versions of a network's modules
         plain._metadata = to_plain(value._metadata, f"{where}._metadata")
     return plain
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """A tensor that is saved without the rest of what it is a part of, as it is in a group of runs."""
+    if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() <= tensor.nbytes:
+        return tensor
+    return tensor.detach().clone()
 
 
 def _tensor_of(value: Any, where: str) -> Tensor:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from runmanager.data.resident import Resident
 from runmanager.data.splits import Samples, Splits, targets_of
 from runmanager.tracking.manager import RunManager
 from runmanager.training.alone import Alone
 from runmanager.training.epochs import evaluate, track
-from runmanager.training.loaders import Batch, NotResident, ResidentSplits, Shown
+from runmanager.training.loaders import Batch, NotResident, ResidentSplits
 from runmanager.training.settings import choose_device
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def rehearse(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, 
     validation = None if splits.validation is None else ends(splits.validation, batch_size, data and data.validation)
     part = Splits(ends(splits.train, batch_size, data and data.train), validation, source=splits.source)
     with manager.tracking(run, number=number, seed=seed), trainer.ready(run, part, seed) as alone:
-        alone.shown = Shown(splits.train)
+        alone.shown = DataLoader(splits.train)
         alone.train(manager, NUM_EPOCHS)
 
 

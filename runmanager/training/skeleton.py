@@ -71,6 +71,13 @@ class Skeleton:
         """Puts the networks into train or eval mode."""
         self._module.train(mode)
 
+    def close(self) -> None:
+        """Lets go of the last step's tensors; the layers that refer back here would keep them."""
+        for place, key, _ in self._slots:
+            place[key] = None
+        for module in self._module.modules():
+            vars(module).pop("forward", None)
+
     @property
     def module(self) -> Module:
         """The network that is gone through."""
@@ -136,6 +143,11 @@ class _Instead:
 
     def __reduce__(self) -> Any:
         raise TypeError("it holds what cannot be copied")
+
+
+def is_dropout(module: Module) -> bool:
+    """Whether it is a dropout layer that draws."""
+    return type(module) in _DROPOUTS and float(module.p) > 0  # type: ignore[arg-type]
 
 
 def is_convolution(module: Module) -> bool:

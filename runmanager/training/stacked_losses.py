@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runmanager.tracking.faults import is_quit
+from runmanager.tracking.faults import is_out_of_memory, is_quit
 from runmanager.training.alike import values_token
 from runmanager.training.steppers import Loss
 
@@ -55,7 +55,7 @@ class OneByOne:
         try:
             return loss(preds, targets)
         except (Exception, SystemExit) as error:  # a loss may raise anything; it ends its own run
-            if is_quit(error):
+            if is_quit(error) or is_out_of_memory(error):
                 raise
             self.failures[index] = error
             return preds.sum() * 0

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from runmanager.data.sources import splits_of
 from runmanager.data.splits import Splits
+from runmanager.tracking.faults import one_line
 from runmanager.tracking.manager import RunManager
 from runmanager.training.alone import Alone
 from runmanager.training.check import exercise, faults_of
@@ -231,11 +232,14 @@ class Trainer:
         """
         from runmanager.training.group import Group, GroupBroken
 
-        splits = self.splits(runs[0], split_seed, project)
-        if any(self.splits(run, split_seed, project) is not splits for run in runs):
+        try:
+            first, *others = [self.splits(run, split_seed, project) for run in runs]
+        except Exception as error:
+            raise GroupBroken(1, f"the data of a run cannot be had ({one_line(error)[:200]})") from error
+        if any(one is not first for one in others):
             raise GroupBroken(1, "the runs of the group have different data")
         with self._loaded.left_as_it_was():
-            Group(self, manager, splits, arithmetic).train(runs, numbers, seeds)
+            Group(self, manager, first, arithmetic).train(runs, numbers, seeds)
 
     def not_resident(self, run: Any, splits: Splits) -> str | None:
         """Why a run's data cannot stay on its device, and is read by a DataLoader instead; None where it can."""

@@ -224,7 +224,9 @@ def table_outcome(toy: Toy) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _without_durations(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(sorted(f"{name}={value}" for name, value in row.items() if not name.endswith(("duration", "_seconds"))))
+    return tuple(
+        sorted(f"{name}={value}" for name, value in row.items() if not name.endswith(("duration", "_seconds")))
+    )
 
 
 def _refuse(text: str) -> None:

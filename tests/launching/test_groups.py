@@ -72,13 +72,18 @@ def test_a_run_that_fails_in_validation_fails_alone(project):
 
 
 SCHEDULE = """
+class Rate:
+    def __init__(self, lr):
+        self.lr = lr
+
+
 class Schedule(torch.optim.lr_scheduler.LambdaLR):
     def __init__(self, run, optimizer):
-        self.run = run
+        self.lr_of_run = run.lr
         super().__init__(optimizer, lambda epoch: 1.0)
 
     def step(self, *args):
-        if is_odd(self.run):
+        if is_odd(Rate(self.lr_of_run)):
             raise ValueError("no more")
         super().step(*args)
 """

@@ -194,7 +194,7 @@ def greedy(project, most, raises=MEMORY):
 
 @IN_BOTH_WAYS
 def test_a_group_that_does_not_fit_goes_on_in_halves(workers, project):
-    greedy(project, 2)
+    greedy(project, 3)
     history = project.launch(fuse=4, workers=workers)
     assert all_completed(project)
     assert history.unrecorded == []
@@ -230,7 +230,7 @@ def test_a_group_that_cannot_go_on_at_all_goes_on_one_by_one(workers, project):
 
 @pytest.mark.parametrize("error", [MEMORY, "RuntimeError('not like this')"])
 def test_a_group_that_breaks_is_no_failure(error, project):
-    greedy(project, 2, error)
+    greedy(project, 3, error)
     history = project.launch(fuse=4, on_error="stop", retries=0)
     assert history.stopped is None
     assert all_completed(project)

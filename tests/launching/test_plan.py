@@ -63,9 +63,9 @@ def test_a_plan_tells_times_memory_and_disk_and_leaves_nothing(project, plan):
     assert "built all, rehearsed 3" in said.out
     assert "errors: none was found" in said.out
     assert re.search(
-        r"^memory: each worker \d+ MiB \(data .*, networks, .*, activations .*\); .* are free$", said.out, re.M
+        r"^memory: each worker \d+ MiB; .* are free\n  data .*, networks, .*, activations .*, Python", said.out, re.M
     )
-    assert re.search(r"^ETA: \d.* with 1 worker: .* until the first run begins", said.out, re.M)
+    assert re.search(r"^ETA: \d.* with 1 worker, .*\n  .* until the first run begins", said.out, re.M)
     assert project.files() == before
     assert not (project.root / "runs").exists()
     assert not (project.root / "results").exists()
@@ -93,7 +93,7 @@ def test_the_time_that_it_tells_is_about_what_a_launch_takes(project, plan):
     slow = "class Slow(nn.Linear):\n    def forward(self, x):\n        time.sleep(0.02)\n        return super().forward(x)\n"
     project.sweep(before=f"import time\n{slow}", network="lambda: Slow(4, 2)", epochs="3")
     said = plan("tiny", "--fuse", "off")
-    told = seconds(re.search(r"begins \(measured\), (.*) for the runs", said.out)[1])
+    told = seconds(re.search(r"begins \(measured\), then (.*) \(", said.out)[1])
     history = project.launch(fuse="off")
     real = sum(run.run_seconds for run in history.runs)
     assert told == pytest.approx(real, rel=0.33)
@@ -127,7 +127,8 @@ def test_a_class_out_of_range_is_found_where_only_samples_tell_the_targets(proje
     data = (
         "class Made(Dataset):\n    def __init__(self, worst):\n        self.worst = worst\n"
         "    def __len__(self):\n        return 900\n"
-        "    def __getitem__(self, index):\n        return inputs[index % 60], self.worst if index in (111, 112, 113) else index % 2\n"
+        "    def __getitem__(self, index):\n        return inputs[index % 60], "
+        "self.worst if index in (111, 112, 113) else index % 2\n"
     )
     project.sweep(before=data, params="lr=[0.1], worst=[1, 5]", batch_size="10", data="lambda run: Made(run.worst)")
     said = plan("tiny")
@@ -211,7 +212,7 @@ def test_workers_tell_how_they_are_in_each_others_way(project, plan):
     before = project.files()
     said = plan("tiny", "--workers", "2")
     assert (said.status, said.err) == (0, ""), said.out
-    assert " with 2 workers: " in said.out
+    assert " with 2 workers, " in said.out
     assert project.files() == before
     project.wait_for(lambda: not _workers(), 10)
 
@@ -257,7 +258,8 @@ def test_a_stream_is_rehearsed_though_nobody_knows_how_long_it_is(project, plan)
 def test_a_run_that_ends_its_process_is_named(project, plan):
     net = (
         "class Net(nn.Linear):\n    def forward(self, x):\n"
-        "        if self.training and len(x) > 2:\n            import os\n            os.abort()\n        return super().forward(x)\n"
+        "        if self.training and len(x) > 2:\n            import os\n"
+        "            os.abort()\n        return super().forward(x)\n"
     )
     project.sweep(before=net, params="lr=[0.1, 0.2]", batch_size="7", network="lambda: Net(4, 2)")
     said = plan("tiny", "--workers", "1")
@@ -267,7 +269,10 @@ def test_a_run_that_ends_its_process_is_named(project, plan):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_plan_that_is_stopped_leaves_nothing(project, temporaries, number, status):
-    net = "import time\nclass Net(nn.Linear):\n    def forward(self, x):\n        time.sleep(5)\n        return super().forward(x)\n"
+    net = (
+        "import time\nclass Net(nn.Linear):\n    def forward(self, x):\n"
+        "        time.sleep(5)\n        return super().forward(x)\n"
+    )
     project.sweep(before=net, params="lr=[0.1, 0.2]", batch_size="7", network="lambda: Net(4, 2)")
     before = project.files()
     with project.started("plan", "tiny", "--workers", "1") as process:

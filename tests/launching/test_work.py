@@ -218,7 +218,7 @@ def test_runs_whose_group_did_not_hold_are_next_in_smaller_ones(size, groups, tm
 def test_what_takes_longest_is_taken_first_and_the_unknown_before_it():
     fusion = Fusion([kind(2, "short", 1.0), kind(2, "long", 5.0)], {0: 0, 1: 1, 2: 0, 3: 1})
     work = Work(planned(5), (), print, fusion)
-    work.longest_first()
+    work.spread_over(2)
     assert taken(work) == [[4], [1, 3], [0, 2]]
 
 
@@ -228,7 +228,7 @@ def test_ten_thousand_runs_are_grouped_in_no_time(size, num_kinds):
     fusion = Fusion([kind(size, str(number)) for number in range(num_kinds)], {i: i % num_kinds for i in range(10_000)})
     work = Work(planned(10_000), (), print, fusion)
     began = time.perf_counter()
-    work.longest_first()
+    work.spread_over(2)
     groups = taken(work)
     assert time.perf_counter() - began < 1.5  # it was 37 s when each group looked at all runs
     assert sum(map(len, groups)) == 10_000

@@ -13,6 +13,13 @@ def mlp(index):
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, NUM_CLASSES))
 
 
+def with_activations(index):
+    """Their kernels round what is left over behind the last full vector in another way."""
+    between = [nn.Sigmoid(), nn.SiLU(), nn.Softplus(), nn.ELU(), nn.Mish(), nn.GELU()]
+    layers = [layer for one in between for layer in (nn.Linear(16, 16), one)]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(16, NUM_CLASSES))
+
+
 class ClassroomCNN(nn.Module):
     """Two convolutions with pooling, then linear layers, as the classroom has it."""
 
@@ -157,6 +164,7 @@ class Lstm(nn.Module):
 IMAGES = rows(1, 8, 8)
 NETWORKS = {
     "mlp": (mlp, rows(1, 4, 4)),
+    "activations": (with_activations, rows(1, 4, 4)),
     "classroom cnn": (lambda index: ClassroomCNN(), rows(1, 14, 14)),
     "batch norm": (with_batch_norm, IMAGES),
     "dropout": (with_dropout, IMAGES),

@@ -10,7 +10,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 from torch.optim.lr_scheduler import ExponentialLR, StepLR
 
 from runmanager.training.skeleton import ARITHMETICS, LOOPED, VMAP
-from tests.training.fused_networks import CONVOLVING, IMAGES, NETWORKS, mlp, with_batch_norm, with_dropout
+from tests.training.fused_networks import CONVOLVING, IMAGES, NETWORKS, mlp, with_batch_norm
 from tests.training.fused_twins import NUM_CLASSES, Member, Twins, classes, fused_stepper, largest, rows
 
 torch.set_num_threads(1)
@@ -30,6 +30,7 @@ each_network = pytest.mark.parametrize("name", NETWORKS)
 each_convolving = pytest.mark.parametrize("name", CONVOLVING)
 each_optimizer = pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
 each_arithmetic = pytest.mark.parametrize("arithmetic", ARITHMETICS)
+quiet = pytest.mark.filterwarnings("ignore:There is a performance drop")
 whether_shared = pytest.mark.parametrize("shared", [True, False], ids=["shared batches", "own batches"])
 
 
@@ -66,12 +67,14 @@ def assert_as_alone(twins, times=10):
 
 @each_network
 @each_optimizer
+@quiet
 def test_ten_steps_are_those_of_each_member_alone(name, kind):
     for dtype in (torch.float32, torch.float64):
         assert_as_alone(all_different(name, kind, dtype=dtype, size=3))
 
 
 @each_network
+@quiet
 def test_ten_steps_on_shared_batches_are_those_of_each_member_alone(name):
     for dtype in (torch.float32, torch.float64):
         assert_as_alone(all_different(name, dtype=dtype, shared=True))
@@ -86,6 +89,7 @@ def test_grouped_convolutions_give_the_same(name, shared):
 
 @each_network
 @whether_shared
+@quiet
 def test_what_the_networks_hold_after_ten_steps_is_what_they_hold_alone(name, shared):
     twins = all_different(name, SGD, shared=shared)
     twins.apart(10)
@@ -100,7 +104,7 @@ def test_what_the_networks_hold_after_ten_steps_is_what_they_hold_alone(name, sh
 
 
 @each_network
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@quiet
 def test_evaluation_is_that_of_each_member_alone(name):
     twins = all_different(name, SGD)
     twins.apart(3)
@@ -329,42 +333,39 @@ def assert_nothing_changed(steps, untouched, numbers):
         assert all(torch.equal(state[key], other[key]) for key in state)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "transformer"])
-@each_arithmetic
-def test_a_member_that_diverges_changes_no_bit_of_another(name, arithmetic, value):
-    if arithmetic == VMAP and name not in CONVOLVING:
-        pytest.skip("the arithmetics are the same without a convolution")
+EVERY_WAY = [(name, LOOPED) for name in NETWORKS] + [(name, VMAP) for name in CONVOLVING]
+each_way = pytest.mark.parametrize(("name", "arithmetic"), EVERY_WAY)
 
+
+@each_way
+@pytest.mark.parametrize(("value", "shared"), [(float("nan"), False), (float("inf"), True)])
+@quiet
+def test_a_member_that_diverges_changes_no_bit_of_another(name, arithmetic, shared, value):
     def happens(steps, number):
         if number == 2:
             steps.fill(1, value)
 
-    for shared in (True, False):
-        settings = {"arithmetic": arithmetic, "shared": shared}
-        steps, untouched = Steps(*NETWORKS[name], happens, **settings), Steps(*NETWORKS[name], **settings)
-        assert value == float("inf") or torch.stack(steps.losses[1][2:]).isnan().all()
-        assert_nothing_changed(steps, untouched, [0, 2, 3])
+    settings = {"arithmetic": arithmetic, "shared": shared}
+    steps, untouched = Steps(*NETWORKS[name], happens, **settings), Steps(*NETWORKS[name], **settings)
+    assert value == float("inf") or torch.stack(steps.losses[1][2:]).isnan().all()
+    assert_nothing_changed(steps, untouched, [0, 2, 3])
 
 
-LEAVING = ("mlp", "classroom cnn", "dropout", "group norm, layer norm", "embedding", "tied weights", "buffers")
-
-
-@pytest.mark.parametrize("name", LEAVING)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@whether_shared
-def test_members_that_leave_change_no_bit_of_the_others_down_to_one(name, dtype, shared):
+@each_way
+@pytest.mark.parametrize(("dtype", "shared"), [(torch.float32, False), (torch.float32, True), (torch.float64, True)])
+@quiet
+def test_members_that_leave_change_no_bit_of_the_others_down_to_one(name, arithmetic, shared, dtype):
     def happens(steps, number):
         steps.drop({2: [1], 3: [3], 4: [0]}.get(number, []))
 
-    settings = {"shared": shared, "dtype": dtype}
+    settings = {"arithmetic": arithmetic, "shared": shared, "dtype": dtype}
     steps, untouched = Steps(*NETWORKS[name], happens, **settings), Steps(*NETWORKS[name], **settings)
     assert steps.stepper.size == 1
     assert_nothing_changed(steps, untouched, [2])
 
 
 @each_network
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@quiet
 def test_when_members_leave_the_others_go_on_as_alone(name):
     twins = all_different(name)
     assert_as_alone(twins, times=3)
@@ -407,16 +408,12 @@ class Raising(nn.CrossEntropyLoss):
         return super().forward(preds, targets)
 
 
-@each_arithmetic
+@pytest.mark.parametrize(("name", "arithmetic"), [("mlp", VMAP), ("dropout", VMAP), ("dropout", LOOPED)])
 @whether_shared
-@pytest.mark.parametrize("network", [mlp, with_dropout], ids=["mlp", "dropout"])
-def test_a_loss_that_raises_ends_its_own_member_alone(network, shared, arithmetic):
-    if arithmetic == VMAP and network is with_dropout:
-        pytest.skip("grouped convolutions round anew when a member leaves")
-    inputs = rows(1, 4, 4) if network is mlp else IMAGES
+def test_a_loss_that_raises_ends_its_own_member_alone(name, arithmetic, shared):
     settings = {"shared": shared, "arithmetic": arithmetic}
-    steps = Steps(network, inputs, loss=lambda index: Raising(index == 1), **settings)
-    untouched = Steps(network, inputs, loss=lambda index: Raising(False), **settings)
+    steps = Steps(*NETWORKS[name], loss=lambda index: Raising(index == 1), **settings)
+    untouched = Steps(*NETWORKS[name], loss=lambda index: Raising(False), **settings)
     assert steps.left == [0, 2, 3]
     assert len(steps.losses[1]) == 3  # the last of them stands for what it raised
     assert_nothing_changed(steps, untouched, [0, 2, 3])
