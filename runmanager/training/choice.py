@@ -36,7 +36,7 @@ _LEAST_SECONDS, _MOST_SECONDS, _MOST_SHARE = (
 )  # that finding out may take for one kind of run, and of its work
 _SMALL_BATCH, _WORTH_A_TRY = 2, 1.3  # how much faster a group has to be at best for one to be tried
 _DEAR_SECONDS = 0.002  # a step above it is arithmetic for the most part, and a group seldom gains
-_AS_ALONE = 1e-4  # how near a member's first losses have to be to what they are alone
+_AS_ALONE = 5e-3  # how near a member's first losses have to be to what they are alone; autocast rounds to 1e-3
 
 
 @dataclass(frozen=True)

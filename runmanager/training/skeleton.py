@@ -18,6 +18,7 @@ VMAP, LOOPED = "vmap", "looped convolutions"
 ARITHMETICS = (VMAP, LOOPED)
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @contextmanager
@@ -59,6 +60,8 @@ class Skeleton:
             if type(module) in _DROPOUTS:
                 self._rates[path] = [float(network.get_submodule(path).p) for network in networks]  # type: ignore[arg-type]
                 module.forward = _Instead(self._dropped, path, module)
+            elif type(module) in _BATCH_NORMS and module.momentum is not None:
+                module.forward = _Instead(_normalised, module)
             elif arithmetic == LOOPED and is_convolution(module):
                 module.forward = _Instead(_convolved, module)
 
@@ -217,6 +220,47 @@ class _Convolution(torch.autograd.Function):
             for values, dim in zip((inputs, weight, bias), in_dims, strict=False)
         ]
         return torch.stack([convolve(*one) for one in zip(*each, strict=True)]), 0
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Batch normalisation of all networks at once, their channels side by side."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(inputs: Tensor, *others: Any) -> Tensor:
+        raise NotImplementedError  # there is always a vmap around it
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept: under vmap, autograd sees the operations below."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, inputs: Tensor, *others: Any) -> tuple[Tensor, int]:
+        *of_channels, normalise = others  # running mean and variance, weight, bias: each [K, C], or None
+        stacked = _first(inputs, in_dims[0])
+        if stacked is None:
+            stacked = inputs.expand(info.batch_size, *inputs.shape)
+        flat = [
+            None if one is None else one.reshape(-1) for one in of_channels
+        ]  # running values as views: they are changed
+        folded = (
+            stacked.transpose(0, 1).flatten(1, 2).to(next((one.dtype for one in flat if one is not None), inputs.dtype))
+        )
+        normalised = normalise(folded, *flat).unflatten(1, (info.batch_size, -1)).transpose(0, 1)
+        return normalised.to(inputs.dtype), 0
+
+
+def _normalised(module: Any, inputs: Tensor) -> Tensor:
+    module._check_input_dim(inputs)
+    if module.training and module.num_batches_tracked is not None:
+        module.num_batches_tracked.add_(1)
+    uses_batch = module.training or module.running_mean is None
+    normalise = partial(F.batch_norm, training=uses_batch, momentum=module.momentum, eps=module.eps)
+    normalised: Tensor = _BatchNorm.apply(
+        inputs, module.running_mean, module.running_var, module.weight, module.bias, normalise
+    )
+    return normalised
 
 
 def _convolved(module: Any, inputs: Tensor) -> Tensor:

@@ -1,162 +1,25 @@
 """A group is trained in one step, and each of its runs leaves what it leaves alone: rows, saved states, and how it ended."""
 
 import random
-from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.optim.lr_scheduler import StepLR
-from torch.utils.data import Dataset
 
-from runmanager import RunBuilder, RunManager, Trainer
 from runmanager.tracking.errors import RunStopped
-from runmanager.tracking.history import read_sweep
-from runmanager.tracking.manager import Entry
-from runmanager.tracking.rows import INTERRUPTED
-from runmanager.tracking.run_dir import SweepDir
-from runmanager.training.group import GroupBroken
-from runmanager.training.seeding import run_seed
-from runmanager.training.skeleton import LOOPED
-
-torch.set_num_threads(1)
-NAME, SPLIT_SEED = "test", 3
-IMAGES = torch.rand(50, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-LABELS = (IMAGES.sum((1, 2, 3)) * 1.3).long() % 3
-TINY = {"lr": [0.1, 0.05, 0.02, 0.01]}
-RUNS = [
-    *RunBuilder.get_runs({"lr": [0.01], "rate": [0.2, 0.5], "clip_norm": [0.5], "decay": [0.01], "shuffle": [True]}),
-    *RunBuilder.get_runs({"lr": [0.003], "rate": [0.0], "clip_norm": [0.05], "decay": [0.0], "shuffle": [True]}),
-    *RunBuilder.get_runs({"lr": [0.002], "rate": [0.8], "clip_norm": [None], "decay": [0.3], "shuffle": [False]}),
-]
-
-
-def network(run):
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, bias=False),
-        nn.BatchNorm2d(4),
-        nn.Tanh(),
-        nn.Flatten(),
-        nn.Dropout(run.rate),
-        nn.Linear(64, 3),
-    )
-
-
-def adam(run, network):
-    return torch.optim.Adam(network.parameters(), lr=run.lr, weight_decay=run.decay)
-
-
-def trainer(**parts):
-    usual = {
-        "network": network,
-        "data": (IMAGES, LABELS),
-        "optimizer": adam,
-        "scheduler": lambda run, optimizer: StepLR(optimizer, 1, gamma=0.5 if run.lr > 0.005 else 0.9),
-        "loss": lambda run: nn.CrossEntropyLoss(label_smoothing=run.rate / 10),
-        "epochs": 4,
-        "batch_size": 16,
-        "validation": 0.2,
-        "device": "cpu",
-    }
-    return Trainer(**{**usual, **parts})
-
-
-def tiny(**parts):
-    """Runs that differ in their rates, of a network without dropout."""
-
-    def sgd(run, network):
-        return torch.optim.SGD(network.parameters(), lr=run.lr)
-
-    usual = {"network": mlp, "optimizer": sgd, "scheduler": None, "loss": F.cross_entropy, "epochs": 3}
-    return trainer(**{**usual, **parts})
-
-
-def mlp():
-    return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def runs_of(**params):
-    return RunBuilder.get_runs({**TINY, **params})
-
-
-def with_epochs(*numbers):
-    """Runs of so many epochs, each with a rate of its own."""
-    pairs = zip(TINY["lr"], numbers, strict=False)
-    return [run for lr, number in pairs for run in RunBuilder.get_runs({"lr": [lr], "epochs": [number]})]
-
-
-class Sweep:
-    """Runs that are trained in a folder, each alone or in a group."""
-
-    def __init__(self, folder, training, runs, **options):
-        self.folder, self.training, self.runs, self.options = folder, training, runs, options
-
-    def manager(self):
-        options = {"tensorboard": False, "quiet": True, "tables": False, **self.options}
-        return RunManager(NAME, root=self.folder, **options)
-
-    def seed(self, number):
-        return run_seed(SPLIT_SEED, self.runs[number - 1]._asdict())
-
-    def all(self, numbers):
-        return numbers or range(1, len(self.runs) + 1)
-
-    def alone(self, *numbers):
-        for number in self.all(numbers):
-            manager, run, seed = self.manager(), self.runs[number - 1], self.seed(number)
-            with suppress(RunStopped), manager.tracking(run, number=number, seed=seed):
-                self.training.train(run, manager, seed=seed, split_seed=SPLIT_SEED, project=self.folder)
-        return self
-
-    def together(self, *numbers):
-        entries = [Entry(self.runs[number - 1], number, self.seed(number)) for number in self.all(numbers)]
-        manager = self.manager()
-        with manager.tracking_group(entries):
-            self.training.train_group(
-                [entry.run for entry in entries],
-                manager,
-                numbers=[entry.number for entry in entries],
-                seeds=[entry.seed for entry in entries],
-                arithmetic=LOOPED,
-                split_seed=SPLIT_SEED,
-                project=self.folder,
-            )
-        return self
-
-    def history(self):
-        return {run.number: run for run in read_sweep(SweepDir(self.folder, NAME)).runs}
-
-    def statuses(self):
-        return {number: run.status for number, run in self.history().items()}
-
-    def sizes(self):
-        """How many runs were in the group, epoch by epoch."""
-        return {number: [row.group_size for row in run.rows] for number, run in self.history().items()}
-
-    def numbers(self):
-        """What each run reached, epoch by epoch."""
-        return {
-            number: [[row.loss, row.accuracy, *row.metrics.values()] for row in run.rows]
-            for number, run in self.history().items()
-        }
-
-    def bytes_of_states(self):
-        return {path.parent.parent.name[:4]: path.stat().st_size for path in self.folder.glob("runs/*/*/checkpoints/*")}
-
-
-def after(num_epochs):
-    """Interrupts each run after so many epochs."""
-    return lambda row: RunStopped(INTERRUPTED, "enough") if row.epoch == num_epochs else None
-
-
-def assert_close(found, expected, tolerance=1e-5):
-    assert found.keys() == expected.keys()
-    for number, rows in expected.items():
-        assert len(found[number]) == len(rows)
-        for row, other in zip(found[number], rows, strict=True):
-            assert row == pytest.approx(other, rel=0, abs=tolerance)
+from tests.training.group_sweeps import (
+    RUNS,
+    TINY,
+    Sweep,
+    after,
+    assert_close,
+    mlp,
+    runs_of,
+    tiny,
+    trainer,
+    with_epochs,
+)
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +145,6 @@ def raising(error):
 HAPPENINGS = {
     "diverged": to_nan,
     "failed": raising(ValueError("no loss today")),
-    "out of memory": raising(torch.OutOfMemoryError("CUDA out of memory")),
 }
 
 
@@ -367,94 +229,3 @@ def test_a_schedule_that_raises_ends_its_own_run(tmp_path):
     group = Sweep(tmp_path, tiny(scheduler=scheduler), runs_of()).together()
     assert group.statuses() == {1: "completed", 2: "completed", 3: "completed", 4: "failed"}
     assert group.history()[4].error == "ValueError: no schedule today"
-
-
-# groups that cannot go on
-
-
-class Failing(nn.Module):
-    """Its forward raises, after so many calls of any of them."""
-
-    calls = 0
-
-    def __init__(self, error, after):
-        super().__init__()
-        Failing.calls, self.layer, self.error, self.after = 0, mlp(), error, after
-
-    def forward(self, inputs):
-        Failing.calls += 1
-        if Failing.calls > self.after:
-            raise self.error
-        return self.layer(inputs)
-
-
-def broken(sweep, *numbers):
-    with pytest.raises(GroupBroken) as raised:
-        sweep.together(*numbers)
-    return raised.value
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["device", "host"])
-def test_where_memory_does_not_suffice_half_as_many_go_on(error, tmp_path):
-    reason = broken(Sweep(tmp_path, tiny(network=lambda: Failing(error, after=2)), runs_of()))
-    assert reason.size == 2
-    assert str(reason) == "out of memory with 4 runs in one step; in groups of up to 2 from here on"
-
-
-def test_what_memory_suffices_for_depends_on_who_is_still_in_the_group(tmp_path):
-    runs = with_epochs(1, 1, 3, 3)
-    error = torch.OutOfMemoryError("CUDA out of memory")
-    sweep = Sweep(tmp_path, tiny(network=lambda: Failing(error, after=6), epochs=None), runs)
-    assert broken(sweep).size == 1
-    assert [sweep.statuses()[number] for number in (1, 2)] == ["completed", "completed"]
-
-
-def test_another_fault_of_the_step_sends_each_run_its_own_way(tmp_path):
-    reason = broken(Sweep(tmp_path, tiny(network=lambda: Failing(ValueError("not so"), after=2)), runs_of()))
-    assert reason.size == 1
-    assert str(reason) == "the group's step failed (ValueError: not so); alone from here on"
-
-
-def test_runs_whose_networks_differ_go_alone(tmp_path):
-    def network(run):
-        return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.LeakyReLU(run.lr), nn.Linear(8, 3))
-
-    reason = broken(Sweep(tmp_path, tiny(network=network), runs_of()))
-    assert (reason.size, "built differently" in str(reason)) == (1, True)
-
-
-def test_runs_whose_data_differ_go_alone(tmp_path):
-    def data(run):
-        return IMAGES + run.lr, LABELS
-
-    reason = broken(Sweep(tmp_path, tiny(data=data), runs_of()))
-    assert (reason.size, "different data" in str(reason)) == (1, True)
-
-
-class Drawing(Dataset):
-    def __len__(self):
-        return 20
-
-    def __getitem__(self, index):
-        return torch.rand(1, 6, 6), index % 3
-
-
-def test_runs_whose_data_draw_go_alone(tmp_path):
-    assert broken(Sweep(tmp_path, tiny(data=Drawing()), runs_of())).size == 1
-
-
-def test_runs_that_stand_at_different_epochs_go_alone(tmp_path):
-    Sweep(tmp_path, tiny(), runs_of(), stop_when=after(1)).alone(1, 2)
-    reason = broken(Sweep(tmp_path, tiny(), runs_of()))
-    assert (reason.size, "train them one by one" in str(reason)) == (1, True)
-
-
-def test_what_a_broken_group_has_saved_is_not_lost(tmp_path):
-    error = torch.OutOfMemoryError("CUDA out of memory")
-    broken(Sweep(tmp_path / "group", tiny(network=lambda: Failing(error, after=6)), runs_of()))
-    later = Sweep(tmp_path / "group", tiny(network=lambda: Failing(error, after=1000)), runs_of()).together(1, 2)
-    assert later.sizes()[1] == [4, 2, 2]
-    unbroken = tiny(network=lambda: Failing(error, after=1000))
-    expected = Sweep(tmp_path / "alone", unbroken, runs_of()).alone(1, 2).numbers()
-    found = later.numbers()
-    assert_close({number: found[number] for number in (1, 2)}, expected)
