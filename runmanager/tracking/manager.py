@@ -505,12 +505,22 @@ class RunManager:
             check_metric_names(call, values, tracked.member.params)
             own = values
             if self._is_group:
-                own = {name: value[index] if isinstance(value, list) else value for name, value in values.items()}
+                own = {name: self._of_member(call, name, value, index) for name, value in values.items()}
             numbers = {
                 name: value if type(value) is float else plain_number(call, name, value) for name, value in own.items()
             }
             checked.append((tracked, numbers))
         return checked
+
+    def _of_member(self, call: str, name: str, value: Any, index: int) -> Any:
+        """What a value is for one member: of a group's list its own."""
+        if not isinstance(value, list):
+            return value
+        if len(value) != len(self._group):
+            raise MetricError(
+                f"{call}({name}=...) got {len(value)} values, but the group has {len(self._group)} members; give each its own"
+            )
+        return value[index]
 
     def end_epoch(self, checkpoint: "MakeState | list[MakeState]" = None) -> None:
         """Ends the epoch: makes its row, which is on disk when the call returns.
