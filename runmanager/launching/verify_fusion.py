@@ -12,7 +12,7 @@ from runmanager.training.verify import Differences, verify
 
 
 def verify_fusion(sweep: str | Path, *, num_steps: int = 10, size: int = 8) -> bool:
-    """Prints the largest differences for each kind of runs; whether all are as small as rounding makes them.
+    """Prints the largest differences for each kind of runs; whether there were any, and all are as small as rounding makes them.
 
     Args:
         sweep: the path or the name of a sweep file.
@@ -23,7 +23,8 @@ def verify_fusion(sweep: str | Path, *, num_steps: int = 10, size: int = 8) -> b
         SweepError: the sweep cannot be used, or has no trainer.
     """
     if num_steps < 1 or size < 2:
-        raise SweepError(str(sweep), [f"--steps {num_steps} --runs {size}: give 1 step or more, and 2 runs or more"])
+        given = f"--steps {num_steps}: give 1 step or more" if num_steps < 1 else f"--runs {size}: give 2 runs or more"
+        raise SweepError(str(sweep), [given])
     loaded = load_sweep(find_sweep_file(sweep))
     if loaded.trainer is None:
         raise SweepError(
@@ -32,7 +33,7 @@ def verify_fusion(sweep: str | Path, *, num_steps: int = 10, size: int = 8) -> b
     project, runs = project_of(find_sweep_file(sweep)), loaded.runs()
     kinds, reasons = Finder(loaded.trainer, runs, loaded.seed, project).sort(range(len(runs)))
     print(f"{loaded.name}: {len(runs)} runs of {len(kinds)} kind{'s' if len(kinds) != 1 else ''}")
-    is_within = True
+    is_within, num_compared = True, 0
     for key, indices in kinds.items():
         numbers = f"{len(indices)} runs like {runs[indices[0]]!r}"
         if key in reasons or len(indices) < 2:
@@ -44,9 +45,13 @@ def verify_fusion(sweep: str | Path, *, num_steps: int = 10, size: int = 8) -> b
         except (NotFusable, NotResident) as reason:
             print(f"{numbers}: one by one, {reason}")
             continue
+        num_compared += 1
         print(f"{numbers}, {found[0].size} in one step, largest differences from alone:")
         print("\n".join(["  type     loss, step 1   loss, all steps   weights   arithmetic", *map(_line, found)]))
         is_within &= all(one.is_within for one in found)
+    if not num_compared:
+        print("there is nothing to compare")
+        return False
     print("all as small as rounding makes them" if is_within else "some are larger than rounding makes them")
     return is_within
 

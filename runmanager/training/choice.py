@@ -1,13 +1,15 @@
 """How a group is trained fastest, together or one by one, found out by taking a few steps of each."""
 
 import math
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.nn import Module
 
 from runmanager.tracking.checkpoint import generators, put_back
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 ALONE = "one by one"
 _SIZES = (8, 32, 128)  # that are tried, as long as one is better than the one before
 _BETTER = 1.1  # how much faster a group has to be; alone, a run's bits are always the same
-_NUM_ROUNDS = 3
+_NUM_ROUNDS = 5
 _LOOK_SECONDS, _MOST_STEPS = 0.03, 50  # of one look at the steps alone
 _LEAST_SECONDS, _MOST_SECONDS, _MOST_SHARE = (
     0.5,
@@ -233,11 +235,17 @@ class Pace:
 
     def seconds(self, num_steps: int) -> float:
         """The time of a step of one run."""
-        began = time.perf_counter()
+        clock = self._clock()
+        began = clock()
         for batch in islice(iter(self._next, None), num_steps):
             outcome = self._stepper.step(*batch)
         outcome.loss.sum().item()  # waits for the device
-        return (time.perf_counter() - began) / num_steps / self._stepper.size
+        return max(clock() - began, 1e-9) / num_steps / self._stepper.size
+
+    def _clock(self) -> Callable[[], float]:
+        """The time of this process where all is done in one thread of it, whatever else the machine does meanwhile."""
+        is_one_thread = self._batches.device.type == "cpu" and torch.get_num_threads() == 1
+        return time.process_time if is_one_thread else time.perf_counter
 
 
 class _Watch:
@@ -257,21 +265,21 @@ class _Watch:
         """Whether finding out more would cost more than it may."""
         return time.perf_counter() > self._until
 
-    def time_alone(self) -> None:
+    def time_alone(self) -> float:
         """Another look at the steps alone."""
-        self.alone_seconds = min(self.alone_seconds, self._alone.seconds(self._num_steps))
+        seconds = self._alone.seconds(self._num_steps)
+        self.alone_seconds = min(self.alone_seconds, seconds)
+        return seconds
 
     def time(self, pace: Pace, size: int) -> float:
-        """The time of a group's step for each of its runs."""
+        """The time of a group's step for each of its runs, by the median of looks at both right after each other."""
         if self._until == math.inf:  # the first group of a process has just loaded what they all need
             self._until = time.perf_counter() + self._most_seconds
-        best = math.inf
-        for _ in range(_NUM_ROUNDS):
-            best = min(best, pace.seconds(max(1, self._num_steps // size)))
-            self.time_alone()
-            if self.is_over or best > self.alone_seconds:
-                break
-        return best
+        gains: list[float] = []
+        while len(gains) < _NUM_ROUNDS and not (gains and self.is_over):
+            seconds = pace.seconds(max(1, self._num_steps // size))
+            gains.append(self.time_alone() / seconds)
+        return self.alone_seconds / statistics.median(gains)
 
 
 def choose(trial: Trial, most: int, *, forced: bool = False) -> Choice:
@@ -321,7 +329,7 @@ def _choose(trial: Trial, most: int, forced: bool) -> Choice:
     said = f"a step of {best.size} runs ({best.arithmetic}) is {gain:.2f} times as fast as one by one"
     if not forced and gain < _BETTER:
         return _alone(trial, watch, f"{said}; a group has to be {_BETTER} times as fast")
-    return replace(best, reason=said, alone_seconds=watch.alone_seconds)
+    return replace(best, reason=f"{'asked for; ' * forced}{said}", alone_seconds=watch.alone_seconds)
 
 
 def _timed(trial: Trial, watch: _Watch, size: int, arithmetic: str) -> float:

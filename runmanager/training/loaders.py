@@ -98,6 +98,11 @@ class ResidentBatches:
         self.are_shared = len(orders) == 1 or not any(shuffles)
         """Whether all members have the same batches, so that these have no K."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the data is."""
+        return self._data.train.device
+
     def keep(self, indices: Sequence[int]) -> None:
         """Goes on with some of the members."""
         self._orders = [self._orders[index] for index in indices]

@@ -248,7 +248,7 @@ class _BatchNorm(torch.autograd.Function):
             stacked.transpose(0, 1).flatten(1, 2).to(next((one.dtype for one in flat if one is not None), inputs.dtype))
         )
         normalised = normalise(folded, *flat).unflatten(1, (info.batch_size, -1)).transpose(0, 1)
-        return normalised.to(inputs.dtype), 0
+        return normalised.to(inputs.dtype).contiguous(), 0  # laid out in the same way for any K
 
 
 def _normalised(module: Any, inputs: Tensor) -> Tensor:

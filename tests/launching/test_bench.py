@@ -1,6 +1,7 @@
 """`runmanager bench`: what it prints, what it falls back to, and that it leaves nothing behind."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -162,9 +163,18 @@ def is_training(project):
     return list(project.root.glob(".runmanager-bench-*/*/runs/bench/*/journal.jsonl"))
 
 
+SHORT = ()
+LONG = pytest.mark.skipif(
+    os.environ.get("RUNMANAGER_LONG") != "1", reason="takes minutes; set RUNMANAGER_LONG=1 to run it (its twin has run)"
+)
+
+
 @pytest.mark.slow
-def test_every_row_can_be_measured(command):
-    said = command("bench", "--quick", "--rounds", "1")
+@pytest.mark.parametrize(
+    "row", [pytest.param(row.name, marks=SHORT if row.name == "differences" else LONG) for row in ROWS]
+)
+def test_a_row_can_be_measured(row, command):
+    said = command("bench", "--quick", "--rounds", "1", "--only", row)
     assert said.status == 0, said.out
     assert "failed" not in said.out
 

@@ -3,11 +3,13 @@
 import csv
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from runmanager import RunBuilder, RunManager, load_results
+from runmanager.tracking import overhead as overhead_module
 from runmanager.tracking.history import read_sweep
 from runmanager.tracking.manager import Entry
 from runmanager.tracking.overhead import Overhead
@@ -42,53 +44,68 @@ def one_epoch(m: RunManager, loss: torch.Tensor) -> None:
     m.end_epoch()
 
 
-def test_one_inside_another_counts_once():
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on when it is told to."""
+    one = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(overhead_module, "time", SimpleNamespace(perf_counter=lambda: one.now))
+    return one
+
+
+def test_one_inside_another_counts_once(clock):
     overhead = Overhead()
     with overhead:
-        time.sleep(0.02)
+        clock.now += 1
         with overhead:
-            time.sleep(0.02)
-    assert 0.04 <= overhead.seconds < 0.07
+            clock.now += 2
+        clock.now += 4
+    assert overhead.seconds == 7
 
 
-def test_what_is_between_the_calls_does_not_count():
+def test_what_is_between_the_calls_does_not_count(clock):
     overhead = Overhead()
     for _ in range(2):
         with overhead:
-            time.sleep(0.01)
-        time.sleep(0.05)
-    assert 0.02 <= overhead.seconds < 0.05
+            clock.now += 1
+        clock.now += 10
+    assert overhead.seconds == 2
 
 
-def test_what_raises_counts_too():
+def test_what_raises_counts_too(clock):
     overhead = Overhead()
     with pytest.raises(ValueError), overhead, overhead:
-        time.sleep(0.02)
+        clock.now += 1
         raise ValueError
-    assert overhead.seconds >= 0.02
     with overhead:
-        time.sleep(0.02)
-    assert 0.04 <= overhead.seconds < 0.07
+        clock.now += 2
+    assert overhead.seconds == 3
 
 
-def test_it_is_divided_among_the_members():
+def test_it_is_divided_among_the_members(clock):
     overhead = Overhead()
     overhead.begin(4)
     with overhead:
-        time.sleep(0.04)
-    assert 0.01 <= overhead.seconds < 0.02
+        clock.now += 2
+        assert overhead.so_far() == 0.5
+    assert overhead.so_far() == overhead.seconds == 0.5
+    overhead.num_members = 1  # the others have left
+    with overhead:
+        clock.now += 2
+    assert overhead.seconds == 2.5
 
 
 def test_it_is_recorded_with_the_run_and_shown_in_the_runs_table(tmp_path):
     m = manager(tmp_path, Slow(0.05))
+    began = time.perf_counter()
     m.begin_run(RUNS[0])
     one_epoch(m, torch.tensor(1.0))
     time.sleep(0.2)
     one_epoch(m, torch.tensor(1.0))
     m.end_run()
+    whole = time.perf_counter() - began
     m.close()
     (seconds,) = overheads(tmp_path)
-    assert 0.1 <= seconds < 0.25  # both epochs' writers, and not what the loop does itself
+    assert 0.1 <= seconds <= whole - 0.2  # both epochs' writers, and not what the loop does itself
     with (tmp_path / "results/mine.runs.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert float(row["overhead_seconds"]) == seconds
@@ -99,15 +116,18 @@ def test_it_is_recorded_with_the_run_and_shown_in_the_runs_table(tmp_path):
 
 def test_each_run_has_its_own(tmp_path):
     m = manager(tmp_path, Slow(0.05))
+    began = time.perf_counter()
     for run, num_epochs in zip(RUNS, (3, 1), strict=True):
         m.begin_run(run)
         for _ in range(num_epochs):
             one_epoch(m, torch.tensor(1.0))
         m.end_run()
+    whole = time.perf_counter() - began
     m.close()
     first, second = overheads(tmp_path)
     assert first >= 0.15
-    assert 0.05 <= second < first
+    assert second >= 0.05
+    assert first + second <= whole
 
 
 def test_a_failed_run_has_its_own_as_well(tmp_path):
@@ -121,35 +141,28 @@ def test_a_failed_run_has_its_own_as_well(tmp_path):
 
 def test_the_members_of_a_group_share_it(tmp_path):
     m = manager(tmp_path, Slow(0.05))
+    began = time.perf_counter()
     with m.tracking_group([Entry(run, number, None, 0) for number, run in enumerate(RUNS, 1)]):
         for _ in range(2):
             one_epoch(m, torch.ones(2))
             time.sleep(0.1)
+    whole = time.perf_counter() - began
     m.close()
     first, second = overheads(tmp_path)
-    assert first == pytest.approx(second, rel=0.2)
-    assert 0.2 <= first + second < 0.35  # 2 epochs of 2 members, each once
+    assert min(first, second) >= 0.1
+    assert 0.2 <= first + second <= whole - 0.2  # 2 epochs of 2 members, each counted once
 
 
 def test_a_member_that_leaves_takes_its_part_and_leaves_the_others_theirs(tmp_path):
     m = manager(tmp_path, Slow(0.05))
+    began = time.perf_counter()
     with m.tracking_group([Entry(run, number, None, 0) for number, run in enumerate(RUNS, 1)]):
         one_epoch(m, torch.ones(2))
         m.leave(1)
         one_epoch(m, torch.tensor(1.0))
+    whole = time.perf_counter() - began
     m.close()
     first, second = overheads(tmp_path)
-    assert 0.05 <= first < 0.1
-    assert 0.1 <= second < 0.2
-
-
-def test_a_run_is_never_said_to_have_cost_more_than_it_took(tmp_path):
-    m = manager(tmp_path)
-    for run in RUNS:
-        m.begin_run(run)
-        for _ in range(20):
-            one_epoch(m, torch.tensor(1.0))
-        m.end_run()
-    m.close()
-    for run in read_sweep(find_sweep("mine", tmp_path)).runs:
-        assert 0 < run.overhead_seconds <= run.run_seconds + 0.1  # a run's own clock begins when it has been begun
+    assert first >= 0.05
+    assert second >= first + 0.05
+    assert first + second <= whole
