@@ -166,7 +166,7 @@ class Driver:
                 self._outcomes.lose(number, why)
         if answer.get("lost"):
             self._pool.recycle(running.future)  # while it lives, its run counts as running
-        for member in running.members:
+        for member in reversed(running.members):  # those that are tried again keep their order so
             if member.one.number in answer.get("taken", ()):
                 work.taken(member.one)
             self._settle(member.one, running, work, answer.get("size") or running.size)

@@ -98,7 +98,7 @@ class Work:
 
     def again_in_groups_of(self, size: int, group: Collection[ScheduledRun]) -> None:
         """Runs of a group that could not go on are to be tried again, next, in groups of at most that size."""
-        for one in group:
+        for one in reversed(list(group)):  # each goes in front of those before it
             self._most[one.number] = size
             self.again(one)
 
