@@ -169,6 +169,8 @@ class Driver:
         for member in reversed(running.members):  # those that are tried again keep their order so
             if member.one.number in answer.get("taken", ()):
                 work.taken(member.one)
+            if member.one.number in answer.get("unbegun", ()) and not self._stop.is_asked:
+                work.again_in_groups_of(running.size or 1, [member.one])
             self._settle(member.one, running, work, answer.get("size") or running.size)
 
     def _settle(self, one: ScheduledRun, running: _Running, work: Work, size: int | None) -> None:
@@ -206,15 +208,16 @@ class Driver:
         """Records how runs ended whose worker can no longer say so."""
         if running.verdict is None:
             self._follow(running)
-        answer: dict[str, Any] = {"lost": []}
-        verdict = None
+        answer: dict[str, Any] = {"lost": [], "unbegun": []}
+        verdict = running.verdict or self._verdict_on(running, *self._cause_of_death(died))
         for member in running.members:
             follower, number = member.follower, member.one.number
-            if follower is None or follower.member is None:
+            if (follower is None or follower.member is None) and running.size is not None:
+                answer["unbegun"].append(number)  # the group's end was no affair of its own
+            elif follower is None or follower.member is None:
                 why = running.verdict[1] if running.verdict else f"{died} before the run began\n{died.output}"
                 answer["lost"].append((number, why.strip()))
             elif follower.end is None:
-                verdict = verdict or running.verdict or self._verdict_on(running, *self._cause_of_death(died))
                 try:
                     self._end_for(follower, *verdict)
                 except StorageError as error:

@@ -11,7 +11,8 @@ from runmanager.launching.fusion import AUTO, OFF, Fusion, Kind
 from runmanager.parameters import canonical
 from runmanager.tracking.faults import one_line
 from runmanager.training.alike import NotFusable, group_key
-from runmanager.training.choice import ALONE, Trial, choose
+from runmanager.training.arithmetics import ALONE
+from runmanager.training.choice import Trial, choose
 from runmanager.training.loaders import NotResident
 from runmanager.training.reads import recorded, values_of
 from runmanager.training.seeding import seeded

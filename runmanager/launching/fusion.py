@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from runmanager.training.arithmetics import ALONE, ARITHMETICS
+
 AUTO, OFF = "auto", "off"
 
 
@@ -26,7 +28,8 @@ class Kind:
         counts = all(type(one) is int and one >= 1 for one in (self.size, self.most))
         texts = all(type(one) is str for one in (self.key, self.arithmetic, self.reason))
         is_time = type(self.epoch_seconds) in (int, float) and 0 <= self.epoch_seconds < math.inf
-        return counts and texts and is_time and self.is_measured is True
+        is_way = self.arithmetic == ALONE if self.size == 1 else self.arithmetic in ARITHMETICS
+        return counts and texts and is_way and is_time and self.is_measured is True
 
 
 @dataclass(frozen=True)

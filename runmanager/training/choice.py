@@ -15,18 +15,18 @@ from torch.nn import Module
 from runmanager.tracking.checkpoint import generators, put_back
 from runmanager.tracking.faults import is_out_of_memory, one_line
 from runmanager.training.alike import NotFusable, group_key, token
+from runmanager.training.arithmetics import ALONE, ARITHMETICS, LOOPED, VMAP
 from runmanager.training.fused import FusedStepper
 from runmanager.training.group import Member, build_stepper
 from runmanager.training.loaders import Batch, ResidentBatches, ResidentSplits
 from runmanager.training.plain import differences
 from runmanager.training.seeding import seeded
-from runmanager.training.skeleton import ARITHMETICS, LOOPED, VMAP, is_convolution, is_dropout, without_advice
+from runmanager.training.skeleton import is_convolution, is_dropout, without_advice
 from runmanager.training.steppers import SingleStepper, Stepper
 
 if TYPE_CHECKING:
     from runmanager.training.trainer import Trainer
 
-ALONE = "one by one"
 _SIZES = (8, 32, 128)  # that are tried, as long as one is better than the one before
 _BETTER = 1.1  # how much faster a group has to be; alone, a run's bits are always the same
 _NUM_ROUNDS = 5
@@ -46,7 +46,7 @@ class Choice:
     """How runs of one kind are trained."""
 
     size: int  # of a group; 1 for one by one
-    arithmetic: str  # one of `skeleton.ARITHMETICS`, or ALONE
+    arithmetic: str  # one of ARITHMETICS, or ALONE
     reason: str
     step_seconds: float  # of one run: the time of a group's step divided by its members
     num_steps: int  # of an epoch

@@ -44,7 +44,7 @@ class FusedStepper:
             losses: of each.
             generators: of each, what its dropout layers draw from.
             clip_norms: of each, the most that the norm of its gradient may be; None for any.
-            arithmetic: one of `skeleton.ARITHMETICS`.
+            arithmetic: one of `arithmetics.ARITHMETICS`.
             shared: whether all have the same batches to train on.
         """
         self._stack = Stack(networks, optimizers, num_spare=1)

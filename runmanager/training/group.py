@@ -104,7 +104,7 @@ class Group:
             trainer: whose runs they are.
             manager: has begun them.
             splits: the data of all of them.
-            arithmetic: one of `skeleton.ARITHMETICS`.
+            arithmetic: one of `arithmetics.ARITHMETICS`.
         """
         self._trainer, self._manager, self._splits, self._arithmetic = trainer, manager, splits, arithmetic
         self._members: list[Member] = []

@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn import Module
 
-VMAP, LOOPED = "vmap", "looped convolutions"
-"""The arithmetic: torch.func's own for every layer, or with each network's convolutions one after another."""
+from runmanager.training.arithmetics import LOOPED
 
-ARITHMETICS = (VMAP, LOOPED)
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -44,7 +42,7 @@ class Skeleton:
             networks: K networks, which differ in nothing but their tensors and dropout rates.
             generators: of each, what its dropout draws from.
             tensors: their parameters and buffers, [K, ...], by name.
-            arithmetic: one of ARITHMETICS.
+            arithmetic: one of `arithmetics.ARITHMETICS`.
         """
         self._module = copy.deepcopy(networks[0])
         self.generators = list(generators)

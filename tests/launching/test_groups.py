@@ -219,7 +219,7 @@ def test_what_was_found_is_said_recorded_and_kept_by_the_next_launch(project, ca
 @pytest.mark.parametrize("damaged", [7, {"key": {"size": 0}}, None, [], {"key": None}])
 def test_a_damaged_record_of_the_choice_is_made_anew(damaged, project):
     write(project)
-    project.launch(limit=1)
+    project.launch(limit=2)
     record = json.loads((project.root / "runs/tiny/sweep.json").read_text())
     record["fusion"] = dict.fromkeys(record["fusion"], damaged) or damaged
     (project.root / "runs/tiny/sweep.json").write_text(json.dumps(record))

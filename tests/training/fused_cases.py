@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 
-from runmanager.training.skeleton import ARITHMETICS, LOOPED
+from runmanager.training.arithmetics import ARITHMETICS, LOOPED
 from tests.training.fused_networks import CONVOLVING, NETWORKS
 from tests.training.fused_twins import Member, Twins, classes, fused_stepper
 

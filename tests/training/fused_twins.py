@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, nn
 
+from runmanager.training.arithmetics import VMAP
 from runmanager.training.fused import FusedStepper
-from runmanager.training.skeleton import VMAP
 from runmanager.training.steppers import SingleStepper
 
 NUM_CLASSES = 3

@@ -14,8 +14,8 @@ from runmanager.tracking.history import read_sweep
 from runmanager.tracking.manager import Entry
 from runmanager.tracking.rows import INTERRUPTED
 from runmanager.tracking.run_dir import SweepDir
+from runmanager.training.arithmetics import LOOPED
 from runmanager.training.seeding import run_seed
-from runmanager.training.skeleton import LOOPED
 
 torch.set_num_threads(1)
 NAME, SPLIT_SEED = "test", 3

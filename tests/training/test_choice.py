@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 
 from runmanager import RunBuilder, Trainer
 from runmanager.training.alike import NotFusable
-from runmanager.training.choice import ALONE, Trial, choose
+from runmanager.training.arithmetics import ALONE, LOOPED, VMAP
+from runmanager.training.choice import Trial, choose
 from runmanager.training.loaders import NotResident
-from runmanager.training.skeleton import LOOPED, VMAP
 from tests.training.fused_networks import ClassroomCNN
 from tests.training.odd_networks import BATCH_SIZE, REFUSED, TAKEN, Dropping, Noisy, NoisyFromPython, Usual
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import ExponentialLR, StepLR
 
-from runmanager.training.skeleton import LOOPED, VMAP
+from runmanager.training.arithmetics import LOOPED, VMAP
 from tests.training.fused_cases import (
     DECAYS,
     LRS,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from runmanager.training.skeleton import LOOPED, VMAP
+from runmanager.training.arithmetics import LOOPED, VMAP
 from tests.training.fused_cases import (
     all_different,
     assert_as_alone,

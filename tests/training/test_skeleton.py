@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import SGD
 
-from runmanager.training.skeleton import ARITHMETICS, LOOPED, VMAP, Skeleton
+from runmanager.training.arithmetics import ARITHMETICS, LOOPED, VMAP
+from runmanager.training.skeleton import Skeleton
 from runmanager.training.stack import Stack
 from tests.training.fused_networks import NETWORKS, Tied
 
