@@ -167,7 +167,8 @@ class RunManager:
         self._close_abandoned()
         params = params_of(run)
         replicate = self._begun.get(identity(params), 0) + 1
-        self._begin(params, replicate=replicate)
+        self._begin_group()
+        self._begin_member(params, replicate=replicate)
         self._begun[identity(params)] = replicate
         if network is not None or loader is not None:
             self.watch(network, loader)
@@ -189,7 +190,8 @@ class RunManager:
             RunInUseError: another process trains the run, or has made an attempt that the caller does not know of.
         """
         self._close_abandoned()
-        self._begin(params_of(run), number=number, seed=seed, known_attempts=known_attempts)
+        self._begin_group()
+        self._begin_member(params_of(run), number=number, seed=seed, known_attempts=known_attempts)
         self._is_driven, self._is_launched = True, known_attempts is not None
         with self._to_the_end():
             yield self
@@ -267,19 +269,6 @@ class RunManager:
         self._sizes = BatchSizes(None)
         self._num_epochs = self._num_steps = 0
         exits.watch(self)
-
-    def _begin(
-        self,
-        params: dict[str, Any],
-        *,
-        number: int | None = None,
-        seed: int | None = None,
-        replicate: int = 1,
-        known_attempts: int | None = None,
-    ) -> None:
-        """Begins a group of one."""
-        self._begin_group()
-        self._begin_member(params, number=number, seed=seed, replicate=replicate, known_attempts=known_attempts)
 
     def _begin_member(
         self,
