@@ -153,17 +153,17 @@ class Driver:
         except WorkerDied as died:
             answer = self._note_death(running, died)
         except CallFailed as error:
-            answer = _lost(everyone, f"{error}\n{error.traceback}")
+            self._follow(running)
+            unended = [member.one.number for member in running.members if not member.has_ended]
+            answer = _lost(unended or everyone, f"{error}\n{error.traceback}")
         except (OSError, RuntimeError, CancelledError) as error:  # no worker can be started
             answer = _lost(everyone, f"no worker process could be started for it: {error}")
         else:
             self._overrule(running)
         self._follow(running)
         self.reads.update(answer.get("reads", ()))
-        ended = {member.one.number for member in running.members if member.has_ended}
         for number, why in answer.get("lost", ()):
-            if number not in ended:
-                self._outcomes.lose(number, why)
+            self._outcomes.lose(number, why)
         if answer.get("lost"):
             self._pool.recycle(running.future)  # while it lives, its run counts as running
         for member in reversed(running.members):  # those that are tried again keep their order so
