@@ -63,7 +63,9 @@ def test_a_plan_tells_times_memory_and_disk_and_leaves_nothing(project, plan):
     assert "built all, rehearsed 3" in said.out
     assert "errors: none was found" in said.out
     assert re.search(
-        r"^memory: each worker \d+ MiB; .* are free\n  data .*, networks, .*, activations .*, Python", said.out, re.M
+        r"^memory: each worker [\d.]+ [MG]iB; .* are free\n  data .*, networks, .*, activations .*, Python",
+        said.out,
+        re.M,
     )
     assert re.search(r"^ETA: \d.* with 1 worker, .*\n  .* until the first run begins", said.out, re.M)
     assert project.files() == before

@@ -53,7 +53,7 @@ def make_pool(tmp_path):
     yield make
     for one in made:
         one.terminate()
-    assert set(children(os.getpid())) == processes
+    assert set(children(os.getpid())) <= processes  # of those before, one may have ended meanwhile
     assert set(os.listdir("/proc/self/fd")) == files
 
 

@@ -152,6 +152,8 @@ def train(barrier):
             attempt.journal.append(("begin", {"attempt": attempt.number, "owner": this_process(), "run": {}}))
             attempt.journal.append(("end", {"status": "failed"}))
             attempt.close()
+            with open(f"{sys.argv[1]}/{number}.begun", "a") as begun:
+                begun.write(f"{attempt.number}\\n")
 
 context = multiprocessing.get_context("fork")
 barrier = context.Barrier(6)
@@ -174,7 +176,8 @@ def test_attempts_that_follow_each_other_at_once_hide_no_record_of_each_other(tm
         content = RunDir(tmp_path / str(number), 1).read_journal()
         begun = [record["attempt"] for record in content.records if record["kind"] == "begin"]
         assert content.num_bad_lines == 0, f"{content.num_bad_lines} records have the number of another one"
-        assert begun == list(range(1, len(begun) + 1))
+        # a number may be left out: whoever claimed it saw that the journal had changed, and let it go
+        assert begun == sorted({1, *map(int, (tmp_path / f"{number}.begun").read_text().split())})
 
 
 TAKE = """
