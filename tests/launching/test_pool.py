@@ -53,8 +53,9 @@ def make_pool(tmp_path):
     yield make
     for one in made:
         one.terminate()
-    assert set(children(os.getpid())) <= processes  # of those before, one may have ended meanwhile
-    assert set(os.listdir("/proc/self/fd")) == files
+    # what an earlier test has left may have ended meanwhile
+    assert set(children(os.getpid())) <= processes
+    assert set(os.listdir("/proc/self/fd")) <= files
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ NUMPY_TYPES = [np.float32, np.float64]
 def no_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # of what an earlier test has left open, at any time
         yield
 
 
