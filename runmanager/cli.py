@@ -246,6 +246,86 @@ def board(sweep: str | None, port: int | None) -> int:
     return run_board(log_dir, sweep or root.name, port)
 
 
+_ONE = click.option("--only", metavar="RUN", help="A run by number (3) or value (lr=0.01); by default the first.")
+_EPOCH = click.option(
+    "--epoch",
+    type=click.Choice(["best", "last"]),
+    help="Which saved state; by default the best, if there is an objective.",
+)
+
+
+@app.command()
+@click.argument("sweep")
+@_ONE
+def summary(sweep: str, only: str | None) -> None:
+    """Show the layers of a run's network: what comes out of each, and its parameters."""
+    from runmanager.launching.inspect_sweep import summary as show_summary
+
+    show_summary(sweep, only=only)
+
+
+@app.command("lr-range")
+@click.argument("sweep")
+@_ONE
+@click.option("--from", "low", type=float, default=1e-7, metavar="RATE", help="The first learning rate.")
+@click.option("--to", "high", type=float, default=1.0, metavar="RATE", help="The last one.")
+@click.option("--steps", type=int, default=100, metavar="N", help="How many steps are taken.")
+def lr_range(sweep: str, only: str | None, low: float, high: float, steps: int) -> None:
+    """Find a learning rate: train a run with one that rises at each step, and see where its loss falls fastest."""
+    from runmanager.launching.inspect_sweep import lr_range as test_range
+
+    test_range(sweep, only=only, low=low, high=high, steps=steps)
+
+
+@app.command("export-model")
+@click.argument("sweep")
+@click.argument("run", type=int, required=False)
+@_EPOCH
+@click.option("-o", "--output", metavar="FILE", help="FILE.pt and FILE.pt2; by default in results/.")
+def export_model(sweep: str, run: int | None, epoch: str | None, output: str | None) -> int:
+    """Write a trained network as a state dict (.pt) and as a program of torch.export (.pt2): the best, or that of RUN."""
+    from runmanager.launching.export_sweep import export_model as export
+
+    return export(sweep, run, epoch=epoch, output=output)
+
+
+@app.command()
+@click.argument("sweep")
+@click.argument("run", type=int, required=False)
+@click.option("--layer", required=True, metavar="NAME", help="A layer's name, as `runmanager summary` shows it.")
+@click.option("--split", type=click.Choice(["validation", "train"]), default="validation", help="Of which samples.")
+@_EPOCH
+@click.option("-o", "--output", metavar="FILE", help="The .npz file; by default in results/.")
+def features(sweep: str, run: int | None, **options: Any) -> None:
+    """Write what a layer of a trained network makes of each sample (.npz)."""
+    from runmanager.launching.export_sweep import features as write
+
+    write(sweep, run, **options)
+
+
+@app.command("idx-export")
+@click.argument("images", type=click.Path(path_type=Path))
+@click.argument("labels", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+def idx_export(images: Path, labels: Path, folder: Path) -> None:
+    """Write the pictures of MNIST-style idx files into FOLDER, one folder for each class."""
+    from runmanager.data.idx import export_images
+
+    print(f"{folder}: {export_images(images, labels, folder):,} pictures")
+
+
+@app.command("idx-pack")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("images", type=click.Path(path_type=Path))
+@click.argument("labels", type=click.Path(path_type=Path))
+def idx_pack(folder: Path, images: Path, labels: Path) -> None:
+    """Pack the pictures of FOLDER, one folder for each class, into MNIST-style idx files."""
+    from runmanager.data.idx import pack_images
+
+    classes = pack_images(folder, images, labels)
+    print(f"{images}, {labels}: {len(classes)} classes: {', '.join(classes)}")
+
+
 @app.command("verify-fusion")
 @click.argument("sweep")
 @click.option("--steps", type=int, default=10, metavar="N", help="How many steps are compared.")

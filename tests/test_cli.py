@@ -1,9 +1,12 @@
 """The command line: what it does, and what it says to a mistake."""
 
 import json
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runmanager import load_results
@@ -211,13 +214,41 @@ def test_a_runs_folder_that_cannot_be_made_is_one_clean_message(project, command
     assert str(project.root / "runs") in said.err
 
 
+def test_idx_files_become_pictures_and_the_same_files_again(project, command):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    labels = np.array([1, 0, 1, 2, 0], np.uint8)
+    Path("images").write_bytes(struct.pack(">HBBIII", 0, 8, 3, 5, 4, 3) + pixels.tobytes())
+    Path("labels").write_bytes(struct.pack(">HBBI", 0, 8, 1, 5) + labels.tobytes())
+    said = command("idx-export", "images", "labels", "pictures")
+    assert (said.status, said.out) == (0, "pictures: 5 pictures\n")
+    assert sorted(path.name for path in Path("pictures").iterdir() if path.is_dir()) == ["0", "1", "2"]
+    said = command("idx-pack", "pictures", "images2", "labels2")
+    assert (said.status, said.out) == (0, "images2, labels2: 3 classes: 0, 1, 2\n")
+    assert Path("images2").read_bytes() == Path("images").read_bytes()
+    assert Path("labels2").read_bytes() == Path("labels").read_bytes()
+    assert is_clean(command("idx-export", "images", "labels", "pictures"))  # something is in it
+    assert is_clean(command("idx-export", "labels", "images", "others"))
+
+
+def test_a_network_is_looked_into_trained_and_exported_from_the_command_line(project, command):
+    project.sweep()
+    assert "Linear" in command("summary", "sweeps/tiny.py").out
+    said = command("lr-range", "tiny", "--only", "lr=0.01", "--steps", "20", "--to", "10")
+    assert (said.status, said.err) == (0, "")
+    assert "tiny: run 3 (lr=0.01, batch_size=10): 20 steps from 1e-07 to 10" in said.out
+    assert is_clean(command("export-model", "tiny"))  # nothing was trained
+    command("launch", "tiny", "-q", "--no-tensorboard", "--only", "1")
+    assert command("export-model", "tiny", "--output", "net").status == 0
+    assert all((project.root / f"net{ending}").is_file() for ending in (".pt", ".pt2", ".pt.json"))
+
+
 def test_the_version_and_the_help_are_there(command):
     from runmanager import __version__
 
     assert command("--version").out == f"runmanager {__version__}\n"
     said = command("--help")
     assert said.status == 0
-    for name in ("launch", "results", "status", "board", "init"):
+    for name in ("launch", "results", "status", "board", "init", "summary", "lr-range", "export-model", "features"):
         assert name in said.out
         assert command(name, "--help").status == 0
 

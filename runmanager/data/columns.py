@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from runmanager.data.normalization import Normalization
+
 _AS_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
 
 
@@ -31,10 +33,15 @@ SCALES = (Scale(Tensor.div_, 255.0), Scale(Tensor.mul_, 1 / 255))
 
 
 class Column:
-    """The values of all samples, [N, ...], on one device; float32 may be kept as the bytes that it came from."""
+    """The values of all samples, [N, ...], on one device; float32 may be kept as the bytes that it came from.
 
-    def __init__(self, values: Tensor, scale: Scale | None = None) -> None:
-        self._values, self._scale = values, scale
+    What they are normalised by is applied to those that are taken, so that they are kept once however they are normalised.
+    """
+
+    def __init__(
+        self, values: Tensor, scale: Scale | None = None, normalizations: tuple[Normalization, ...] = ()
+    ) -> None:
+        self._values, self._scale, self._normalizations = values, scale, normalizations
         self._factor = scale.factor(values.device) if scale else None
 
     def __len__(self) -> int:
@@ -52,13 +59,29 @@ class Column:
 
     def to(self, device: torch.device) -> "Column":
         """The same on another device; itself where it is there already."""
-        return self if self._values.device == device else Column(self._values.to(device), self._scale)
+        return (
+            self
+            if self._values.device == device
+            else Column(self._values.to(device), self._scale, self._normalizations)
+        )
+
+    def normalised(self, normalization: Normalization) -> "Column":
+        """The same samples, normalised, without a copy of them."""
+        return Column(self._values, self._scale, (*self._normalizations, normalization))
+
+    def plain(self, values: Tensor) -> Tensor:
+        """What values [..., *shape of one] were before they were normalised, to within rounding."""
+        for normalization in reversed(self._normalizations):
+            values = normalization.undo(values, self._values.dim() - 1)
+        return values
 
     def take(self, rows: Tensor) -> Tensor:
         """The values [..., *shape of one] of the samples `rows` [...], laid out as if they had been stacked one by one."""
         taken = self._values.index_select(0, rows.reshape(-1))
         if self._scale is not None and self._factor is not None:
             taken = self._scale.floats(taken, self._factor)
+        for normalization in self._normalizations:
+            taken = normalization.apply(taken, self._values.dim() - 1)
         return taken.view(*rows.shape, *self._values.shape[1:])
 
 

@@ -16,6 +16,8 @@ from torch.utils.data import Subset
 from runmanager.data.columns import Column
 from runmanager.data.draws import Draws
 from runmanager.data.making import OneByOne, TooLarge, from_pictures, from_tensors, is_quick, is_same, room
+from runmanager.data.normalised import Normalised
+from runmanager.data.normalization import Normalization
 from runmanager.data.reading import NotResident as NotResident
 from runmanager.data.reading import refuse_own_batches, size_of
 from runmanager.data.splits import targets_of
@@ -54,6 +56,15 @@ class Resident:
             rows = self._rows.index_select(0, rows.reshape(-1)).view(rows.shape)
         return self._inputs.take(rows), self._targets.take(rows)
 
+    def targets(self) -> Tensor:
+        """The targets of all samples, [N, ...]."""
+        rows = torch.arange(len(self), device=self.device) if self._rows is None else self._rows
+        return self._targets.take(rows)
+
+    def as_seen(self, inputs: Tensor) -> Tensor:
+        """What people are shown of inputs [N, ...]: what they were before they were normalised, to within rounding."""
+        return self._inputs.plain(inputs)
+
 
 def resident(
     dataset: Any, device: torch.device | str, *, budget: int, watched: Callable[[], Any] = lambda: None
@@ -73,19 +84,21 @@ def resident(
         NotResident: why it cannot be.
     """
     place = _numbered(torch.device(device))
-    base, rows = _whole(dataset)
+    base, rows, normalizations = _whole(dataset)
+    part = Subset(base, rows.tolist()) if normalizations and rows is not None else dataset
     if rows is not None and _is_small_part(base, rows, place):
-        base, rows = dataset, None
+        base, rows = part, None
     try:
         samples = _samples(base, place, budget, watched)
     except NotResident:
         if rows is None:
             raise
-        samples, rows = (
-            _samples(dataset, place, budget, watched),
-            None,
-        )  # the part may fit, or be without the odd samples
-    return Resident(samples.inputs, samples.targets, rows)
+        # the part may fit, or be without the odd samples
+        samples, rows = _samples(part, place, budget, watched), None
+    inputs = samples.inputs
+    for normalization in normalizations:
+        inputs = inputs.normalised(normalization)
+    return Resident(inputs, samples.targets, rows)
 
 
 def memory_budget(device: torch.device | str) -> int:
@@ -103,14 +116,18 @@ def _numbered(device: torch.device) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
-def _whole(dataset: Any) -> tuple[Any, Tensor | None]:
-    """The data set that this one is a part of, and which of its samples, [N]; None if all."""
-    rows = None
-    while _is_subset(dataset):
-        inner = _rows(dataset.indices, size_of(dataset.dataset))
-        rows = inner if rows is None else inner[rows]
+def _whole(dataset: Any) -> tuple[Any, Tensor | None, list[Normalization]]:
+    """The data set that this one is a part of, which of its samples, [N], None if all, and what they are normalised by."""
+    rows: Tensor | None = None
+    normalizations: list[Normalization] = []
+    while (is_normalised := type(dataset) is Normalised) or _is_subset(dataset):
+        if is_normalised:
+            normalizations.insert(0, dataset.normalization)
+        else:
+            inner = _rows(dataset.indices, size_of(dataset.dataset))
+            rows = inner if rows is None else inner[rows]
         dataset = dataset.dataset
-    return dataset, rows
+    return dataset, rows, normalizations
 
 
 def _is_subset(dataset: Any) -> bool:
@@ -176,10 +193,20 @@ def _samples(dataset: Any, device: torch.device, budget: int, watched: Callable[
         raise NotResident(known)
     refuse_own_batches(dataset)
     with Draws(watched) as draws:
-        if known is not None and _is_still(dataset, known) and draws.found() is None:
-            return known
-        kept.pop(device, None)
+        for place in dict.fromkeys((device, *kept)):  # what is on another device need not be read again
+            known = kept.get(place)
+            if isinstance(known, _Samples) and _is_still(dataset, known) and draws.found() is None:
+                samples = kept[device] = _moved(known, device, budget)
+                return samples
+            kept.pop(place, None)
         return _make(dataset, device, budget, draws, kept)
+
+
+def _moved(samples: _Samples, device: torch.device, budget: int) -> _Samples:
+    """The same on a device; themselves where they are there."""
+    if samples.inputs.device != device:
+        room(budget, device)(samples.inputs.num_bytes + samples.targets.num_bytes)
+    return _Samples(samples.inputs.to(device), samples.targets.to(device), samples.mark)
 
 
 def _is_still(dataset: Any, samples: _Samples) -> bool:

@@ -12,6 +12,12 @@ from torch.utils.data import Dataset, TensorDataset
 from runmanager.data.splits import DataError, Samples, Splits
 
 
+def _cifar10(root: Path | None, project: Path) -> Splits:
+    from runmanager.data.cifar10 import CIFAR10_SET
+
+    return CIFAR10_SET.find(root, project)
+
+
 def _fashion_mnist(root: Path | None, project: Path) -> Splits:
     from runmanager.data.fashion_mnist import fashion_mnist
 
@@ -24,9 +30,24 @@ def _fashion_mnist_sample(root: Path | None, project: Path) -> Splits:
     return fashion_mnist_sample(root, project)
 
 
+def _image_folder(root: Path | None, project: Path) -> Splits:
+    from runmanager.data.image_folder import IMAGE_FOLDER
+
+    return IMAGE_FOLDER.find(root, project)
+
+
+def _mnist(root: Path | None, project: Path) -> Splits:
+    from runmanager.data.mnist_sets import MNIST_SET
+
+    return MNIST_SET.find(root, project)
+
+
 KNOWN: dict[str, Callable[[Path | None, Path], Splits]] = {
+    "cifar10": _cifar10,
     "fashion_mnist": _fashion_mnist,
     "fashion_mnist_sample": _fashion_mnist_sample,
+    "image_folder": _image_folder,
+    "mnist": _mnist,
 }
 """The data sets that have a name."""
 
@@ -69,7 +90,7 @@ def _known(name: str, root: Path | None, project: Path) -> Splits:
     if name not in KNOWN:
         near = difflib.get_close_matches(name, KNOWN, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"data={name!r} is unknown; choose {' or '.join(KNOWN)}{hint}")
+        raise DataError(f"data={name!r} is unknown; choose {', '.join(KNOWN)}{hint}")
     return KNOWN[name](root, project)
 
 

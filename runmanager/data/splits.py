@@ -1,16 +1,16 @@
 """Training, validation and test data, and the cut between the first two."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, Subset, TensorDataset
 
+from runmanager.data.normalization import DataError as DataError
+from runmanager.data.normalization import Normalization
+
 Samples = Dataset[Any]
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message says what was given and what can be."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,36 @@ class Splits:
     validation: Samples | None = None
     test: Samples | None = None
     source: str = "given"  # where it came from, for people
+    classes: tuple[str, ...] | None = None
+    """The names of the classes; where none are given, those that the training data has."""
+    normalization: Normalization | None = None
+    """What the inputs were normalised by."""
+
+    def __post_init__(self) -> None:
+        if self.classes is None:
+            object.__setattr__(self, "classes", class_names(self.train))
+
+    @cached_property
+    def num_classes(self) -> int | None:
+        """How many classes there are: as many as names; else one more than the largest target; None for other targets.
+
+        Where a data set has no list of its targets every sample is read, once.
+        """
+        if self.classes:
+            return len(self.classes)
+        from runmanager.data.balance import num_classes, targets_tensor
+
+        try:
+            return num_classes(targets_tensor(self.train))
+        except (DataError, TypeError, NotImplementedError):  # other targets; or a stream
+            return None
 
     def with_validation(self, fraction: float, seed: int) -> "Splits":
         """The same with a validation split cut from the training data, unless there is one already or `fraction` is 0."""
         if self.validation is not None or fraction == 0:
             return self
         train, validation = stratified_split(self.train, fraction, seed)
-        return Splits(train, validation, self.test, self.source)
+        return replace(self, train=train, validation=validation)
 
 
 def stratified_split(dataset: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
@@ -88,3 +111,14 @@ def targets_of(dataset: Any) -> Any:
         return None if inner is None else np.asarray(inner)[np.asarray(dataset.indices)]
     targets = getattr(dataset, "targets", None)
     return targets if targets is not None and len(targets) == len(dataset) else None
+
+
+def class_names(dataset: Any) -> tuple[str, ...] | None:
+    """What a data set, or the one that it is a part of, calls its classes; None where it has no names for them."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    names = getattr(dataset, "classes", None)
+    if not isinstance(names, (tuple, list)) or not names:
+        return None
+    firsts = [name[0] if isinstance(name, tuple) and name else name for name in names]  # ImageNet has several for each
+    return tuple(firsts) if all(isinstance(name, str) for name in firsts) else None

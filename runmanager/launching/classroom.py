@@ -126,7 +126,7 @@ def train_run(run: Any, sweep: Sweep, project: Path, seed: int, m: ClassroomMana
     trainer: Any = sweep.trainer
     splits = trainer.splits(run, sweep.seed, project)
     batch_size, shuffle = trainer.setting("batch_size", run), trainer.setting("shuffle", run)
-    parts = trainer.build(run)
+    parts = trainer.build(run, splits, project)
     network, optimizer, device = parts.network, parts.optimizer, parts.device
     order = torch.Generator().manual_seed(seed)
     loader = DataLoader(splits.train, batch_size=batch_size, shuffle=shuffle, generator=order)

@@ -124,10 +124,10 @@ class Finder:
     def _key(self, run: Any) -> str:
         """A digest of what runs have to agree in to be trained together."""
         try:
-            with seeded(0):
-                parts = self._trainer.build(run)
             reads: set[str] = set()
-            self._trainer.splits(recorded(run, reads), self._split_seed, self._project)
+            splits = self._trainer.splits(recorded(run, reads), self._split_seed, self._project)
+            with seeded(0):
+                parts = self._trainer.build(run, splits, self._project)
             values = values_of(run)
             data = canonical({name: values[name] for name in sorted(reads)})
             settings = [self._trainer.setting(name, run) for name in ("batch_size", "validation")]

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -122,8 +121,7 @@ class Forecast:
         first = self._runs[min(self._numbers)]
         began = time.perf_counter()
         splits = self._trainer.splits(first, self._sweep.seed, self._project)
-        with seeded(0):
-            device = self._trainer.build(first).device
+        device = self._trainer.device(first)
         streamed = None
         try:
             self._trainer.resident(splits, device)
@@ -156,18 +154,21 @@ class Forecast:
         """What tells the shape of a run, by building it. Its schedule is gone through, too."""
         run = self._runs[index]
         self._epochs[index] = self._trainer.setting("epochs", run)
-        with seeded(run_seed(self._sweep.seed, run._asdict())):
-            parts = self._trainer.build(run)
         data = self._data_of(run)
+        splits = self._trainer.splits(run, self._sweep.seed, self._project)
+        with seeded(run_seed(self._sweep.seed, run._asdict())):
+            parts = self._trainer.build(run, splits, self._project)
         settings = [self._trainer.setting(name, run) for name in ("batch_size", "validation", "num_workers")]
         tensors = [*parts.network.named_parameters(), *parts.network.named_buffers()]
         shapes = [(name, str(one.dtype), None if is_lazy(one) else tuple(one.shape)) for name, one in tensors]
-        kinds = [type(one).__qualname__ for one in (parts.optimizer, parts.scheduler, parts.loss)]
-        text = "\n".join(map(str, (token(parts.network), shapes, kinds, settings, parts.device, data)))
-        if parts.scheduler is not None:
-            with warnings.catch_warnings(action="ignore"):  # that the optimizer has taken no step
-                for _ in range(min(self._epochs[index], _MOST_SCHEDULE_STEPS)):
-                    parts.scheduler.step()
+        kinds = [type(one).__qualname__ for one in (parts.optimizer, parts.loss)]
+        text = "\n".join(
+            map(str, (token(parts.network), shapes, kinds, parts.recipe.structure(), settings, parts.device, data))
+        )
+        schedule = parts.recipe.schedule
+        if schedule is not None:
+            for epoch in range(1, 1 + min(self._epochs[index], _MOST_SCHEDULE_STEPS)):
+                schedule.end_epoch({str(schedule.needs): 1.0}, epoch)
         return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
     def _data_of(self, run: Any) -> str:
@@ -242,7 +243,7 @@ def pace_together(sweep: Sweep, project: Path, index: int, folder: Path, num_wor
             time.sleep(0.005)
 
     splits = sweep.trainer.splits(run, sweep.seed, project)
-    return pace(sweep.trainer, run, splits, run_seed(sweep.seed, run._asdict()), wait)
+    return pace(sweep.trainer, run, splits, run_seed(sweep.seed, run._asdict()), project, wait)
 
 
 def _peak_bytes() -> int:

@@ -112,14 +112,14 @@ class Rehearsals:
         left = cold if cold.seconds > _DEAR_SECONDS else self.rehearse(run, number)
         splits = self._splits(run)
         with self._folder_for_now():
-            found = measure(self._trainer, run, splits, self._manager, number, self._seed(run))
+            found = measure(self._trainer, run, splits, self._manager, number, self._seed(run), self._project)
         return _costs(left, cold.seconds - left.seconds, found, self._resident_bytes(run, splits))
 
     def rehearse(self, run: Any, number: int) -> Left:
         """Lets the run go through all that training does; raises what training it would raise."""
         began = time.perf_counter()
         with self._folder_for_now():
-            rehearse(self._trainer, run, self._splits(run), self._manager, number, self._seed(run))
+            rehearse(self._trainer, run, self._splits(run), self._manager, number, self._seed(run), self._project)
             seconds = time.perf_counter() - began
             rebuild(self._sweep_dir)
             run_dir = self._trace.run_dir
@@ -148,7 +148,7 @@ class Rehearsals:
 
     def _resident_bytes(self, run: Any, splits: Any) -> int:
         try:
-            data = self._trainer.resident(splits, self._trainer.build(run).device)
+            data = self._trainer.resident(splits, self._trainer.device(run))
         except NotResident:
             return 0
         is_cut = data.validation is None or _whole(splits.train) is _whole(splits.validation)

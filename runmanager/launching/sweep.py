@@ -70,7 +70,7 @@ class Sweep:
             raise SweepError(self.name, faults)
 
     def _own_faults(self) -> list[str]:
-        faults = [*grid_faults(self.params), *_objective_faults(self.objective, self.mode, self.trainer is not None)]
+        faults = [*grid_faults(self.params), *_objective_faults(self.objective, self.mode, self.trainer, self.params)]
         if self.name is None:
             faults.append("a sweep that is made outside a file has no name; add name='my_sweep'")
         elif fault := sweep_name_fault(self.name):
@@ -154,7 +154,9 @@ def _trainer_faults(sweep: Sweep, trainer: "Trainer", project: Path, checkpoints
     ]
 
 
-def _objective_faults(objective: Any, mode: Any, has_trainer: bool) -> list[str]:
+def _objective_faults(
+    objective: Any, mode: Any, trainer: "Trainer | None", params: Mapping[str, Any]
+) -> list[str]:
     faults = []
     if mode not in (None, "min", "max"):
         faults.append(f"mode={mode!r:.80} is unknown; choose 'min' or 'max'")
@@ -168,9 +170,20 @@ def _objective_faults(objective: Any, mode: Any, has_trainer: bool) -> list[str]
         faults.append(
             f"objective={objective!r} reads the test split, which a sweep leaves alone; use a validation metric"
         )
-    elif has_trainer and objective not in _TRAINER_METRICS:
-        faults.append(f"objective={objective!r} is no validation metric; choose {' or '.join(_TRAINER_METRICS)}")
+    elif trainer is not None and not _may_be_measured(objective, trainer, params):
+        faults.append(
+            f"objective={objective!r} is no validation metric; choose val_loss or val_accuracy, or val_ and the name of one of "
+            "the Trainer's metrics"
+        )
     return faults
+
+
+def _may_be_measured(objective: str, trainer: "Trainer", params: Mapping[str, Any]) -> bool:
+    """Whether a Trainer may measure it in validation; what its metrics are called shows when they are built."""
+    if objective in _TRAINER_METRICS:
+        return True
+    has_more = any(name in params or trainer.given(name) is not None for name in ("metrics", "average"))
+    return has_more and objective.startswith(("val_", "average val_"))
 
 
 def covering(runs: list[Run]) -> tuple[list[Run], list[Run]]:

@@ -107,7 +107,7 @@ class Checkpoints:
         Raises:
             CheckpointError: the file is missing, damaged or another one, or holds more than plain data. Nothing in it was run.
         """
-        content = _read(self.folder / record["file"], record)
+        content = read_checked(self.folder / record["file"], record)
         try:
             state, saved = dict(content["state"]), content["generators"]
             put_back(saved)
@@ -231,7 +231,7 @@ def _remove(path: Path) -> None:
         return
 
 
-def _read(path: Path, record: Record) -> dict[str, Any]:
+def read_checked(path: Path, record: Record) -> dict[str, Any]:
     import io
 
     import torch

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from runmanager.tracking.batches import BatchSizes
+from runmanager.tracking.confusion_files import confusion_name_fault
 from runmanager.tracking.epoch import Epoch
 from runmanager.tracking.errors import CallOrderError, CheckpointError, MetricError, RunStopped, StorageError
 from runmanager.tracking.faults import is_out_of_memory, one_line, traceback_text
@@ -16,6 +17,7 @@ from runmanager.tracking.rows import (
     FAILED,
     INTERRUPTED,
     OUT_OF_MEMORY,
+    STOPPED,
     EpochRow,
     Metrics,
     RunEnd,
@@ -28,6 +30,9 @@ from runmanager.tracking.writers import Writers
 
 if TYPE_CHECKING:
     from torch.nn import Module
+
+TAKEN_TAGS = ("Loss", "Accuracy", "images")
+"""What TensorBoard shows of every run under these names is no picture of the user's."""
 
 StopWhen = Callable[[EpochRow], RunStopped | None]
 
@@ -115,6 +120,7 @@ class Group:
         self.num_steps = resumed.num_steps
         tracked.began = time.perf_counter() - resumed.run_seconds
         tracked.keeper.take_up(resumed.records, tracked.member.rows)
+        tracked.drop_confusions(resumed.epoch)
         self.writers.resume(tracked.member)
         take(index, resumed.state)
         return resumed.epoch
@@ -138,13 +144,13 @@ class Group:
                 tracked.member.last.update(numbers)
                 self.writers.log(tracked.member, numbers)
 
-    def log_step(self, scalars: Mapping[str, Any]) -> None:
-        """Records scalars of one step.
+    def log_step(self, step: int | None, scalars: Mapping[str, Any]) -> None:
+        """Records scalars of one step, by default of the one behind the last.
 
         Raises:
             MetricError: a value is no number, or a name is taken.
         """
-        self.num_steps += 1
+        self.num_steps = self.num_steps + 1 if step is None else step
         epoch = self.epoch.number if self.epoch else None
         if self.epoch:
             self.epoch.has_steps = True
@@ -158,14 +164,70 @@ class Group:
         checked = []
         for index, tracked in enumerate(self.members):
             check_metric_names(call, values, tracked.member.params)
+            if tracked.pictures and (taken := tracked.pictures & values.keys()):
+                raise MetricError(
+                    f"{call}(): {min(taken)!r} is a picture of this run already; give one of them another name"
+                )
             own = values
             if self.ends_each:
-                own = {name: self._of_member(call, name, value, index) for name, value in values.items()}
+                each = {name: self._of_member(call, name, value, index) for name, value in values.items()}
+                own = {name: value for name, value in each.items() if value is not None}
             numbers = {
                 name: value if type(value) is float else plain_number(call, name, value) for name, value in own.items()
             }
             checked.append((tracked, numbers))
         return checked
+
+    def log_image(self, name: str, image: Any) -> None:
+        """Shows a picture at the current epoch.
+
+        Raises:
+            MetricError: it is none, or its name is taken.
+        """
+        from runmanager.tracking.pixels import pixels_of
+
+        pictures = [pixels_of(name, one) for one in self._own("log_image", name, image)]
+        for tracked, pixels in zip(self._named("log_image", name), pictures, strict=True):
+            self.writers.image(tracked.member, name, self.current_epoch, pixels)
+
+    def log_confusion(self, counts: Any, classes: Sequence[str] | None, name: str) -> None:
+        """Keeps a confusion matrix of the current epoch, and shows it.
+
+        Raises:
+            MetricError: the counts are none, or the name cannot be used.
+        """
+        from runmanager.tracking.confusion import confusion_of
+
+        fault = confusion_name_fault(name)
+        if fault:
+            raise MetricError(f"log_confusion(): {fault}")
+        each = self._own("log_confusion", name, counts)
+        matrices = [confusion_of(name, self.current_epoch, one, classes) for one in each]
+        for tracked, matrix in zip(self._named("log_confusion", name), matrices, strict=True):
+            tracked.keep_confusion(matrix)
+            self.writers.confusion(tracked.member, matrix)
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch under way, or the last one; 0 before the first."""
+        return self.epoch.number if self.epoch else self.num_epochs
+
+    def _own(self, call: str, name: str, value: Any) -> list[Any]:
+        """What a value is for each member."""
+        if not self.ends_each:
+            return [value]
+        return [self._of_member(call, name, value, index) for index in range(len(self.members))]
+
+    def _named(self, call: str, name: str) -> list[Tracked]:
+        """The members, which have a picture of that name from now on: TensorBoard shows one kind of thing under a name."""
+        if not isinstance(name, str) or not name or name in TAKEN_TAGS:
+            raise MetricError(f"{call}(): a picture cannot be called {name!r:.80}; give it another name")
+        for index, tracked in enumerate(self.members):
+            metrics = self.epoch.metrics[index] if self.epoch else {}
+            if name in tracked.member.last or name in metrics:
+                raise MetricError(f"{call}(): {name!r} is a metric of this run; call the picture '{name}_picture', say")
+            tracked.pictures.add(name)
+        return self.members
 
     def _of_member(self, call: str, name: str, value: Any, index: int) -> Any:
         """What a value is for one member: of a group's list its own."""
@@ -177,10 +239,28 @@ class Group:
             )
         return value[index]
 
+    def note(self, text: str, number: int | None = None) -> None:
+        """Records a line about the run: of a group about the one with that number, or all."""
+        for tracked in self.members:
+            if number in (None, tracked.member.number):
+                tracked.attempt.journal.append(("note", {"text": text}))
+
     def end_epoch(
-        self, epoch: Epoch, checkpoint: "MakeState | list[MakeState]", stop_when: StopWhen | None, folder: Path
+        self,
+        epoch: Epoch,
+        checkpoint: "MakeState | list[MakeState]",
+        stop: "str | list[str | None] | None",
+        stop_when: StopWhen | None,
+        folder: Path,
     ) -> None:
         """Makes the epoch's rows, and hands them to the members with the states that are saved in the sweep's folder.
+
+        Args:
+            epoch: that is over.
+            checkpoint: the members' states.
+            stop: why they stop with this epoch.
+            stop_when: asked whether they have to.
+            folder: the sweep's.
 
         Raises:
             EmptyEpochError: nothing was tracked in it.
@@ -195,7 +275,8 @@ class Group:
             rows = sums.rows(self.numbers, [tracked.began for tracked in self.members])
             is_each = self.ends_each and isinstance(checkpoint, list)
             states = cast(list[MakeState], checkpoint if is_each else [checkpoint] * len(rows))
-            stops = [stop_when(row) if stop_when else None for row in rows]
+            reasons = stop if isinstance(stop, list) else [stop] * len(rows)
+            stops = [_stop_of(row, why, stop_when) for row, why in zip(rows, reasons, strict=True)]
             if self.ends_each:
                 self._take_each(rows, states, stops, folder)
             else:
@@ -286,3 +367,9 @@ class Group:
         if failure is not None:
             self.unrecorded[tracked.member.number] = str(failure)
         return failure
+
+
+def _stop_of(row: EpochRow, reason: str | None, stop_when: StopWhen | None) -> RunStopped | None:
+    """What ends a run with this row; what asks it to interrupt goes before its own reason."""
+    asked = stop_when(row) if stop_when else None
+    return RunStopped(STOPPED, reason) if asked is None and reason is not None else asked

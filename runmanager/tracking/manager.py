@@ -319,7 +319,7 @@ class RunManager:
     def log(self, /, **metrics: Any) -> None:
         """Records metrics: of the epoch under way, or of the run when none is. On disk when the call returns.
 
-        Of a group a list of K values gives each member its own.
+        Of a group a list of K values gives each member its own; None for one that has none.
 
         Raises:
             CallOrderError: no run is open.
@@ -329,8 +329,12 @@ class RunManager:
         with self._group.overhead:
             self._group.log(metrics)
 
-    def log_step(self, /, **scalars: Any) -> None:
+    def log_step(self, step: int | None = None, /, **scalars: Any) -> None:
         """Records scalars of one step; steps are counted from 1 over the whole run. On disk when the call returns.
+
+        Args:
+            step: its number, by default that of the last step and 1.
+            scalars: numbers; of a group a list of K values gives each member its own.
 
         Raises:
             CallOrderError: no run is open.
@@ -338,15 +342,74 @@ class RunManager:
         """
         self._need_run("log_step()")
         with self._group.overhead:
-            self._group.log_step(scalars)
+            self._group.log_step(step, scalars)
 
-    def end_epoch(self, checkpoint: "MakeState | list[MakeState]" = None) -> None:
+    def log_image(self, name: str, image: Any) -> None:
+        """Shows a picture in TensorBoard, at the epoch under way or the last one. It is kept nowhere else.
+
+        Args:
+            name: what it stands under there.
+            image: bytes, or floats from 0 to 1, of shape [H, W], [1, H, W], [3, H, W] or [H, W, 3]: a tensor, an array or a PIL
+                image. Of a group a list of K gives each member its own.
+
+        Raises:
+            CallOrderError: no run is open.
+            MetricError: it is no such picture, or the name is a metric's.
+        """
+        self._need_run("log_image()")
+        with self._group.overhead:
+            self._group.log_image(name, image)
+
+    def log_confusion(self, counts: Any, classes: Sequence[str] | None = None, name: str = "confusion") -> None:
+        """Keeps a confusion matrix, of the epoch under way or the last one, and shows it in TensorBoard.
+
+        The numbers stand in the run's folder, in a JSON file for each epoch: `confusion/epoch-0003.json`.
+
+        Args:
+            counts: [C, C], how often which class (row) was taken for which (column). Of a group a list of K gives each member
+                its own.
+            classes: their names; by default their numbers.
+            name: what it stands under in TensorBoard; another one than "confusion" begins the names of its files.
+
+        Raises:
+            CallOrderError: no run is open.
+            MetricError: they are no counts, there are not as many names, or the name is a metric's or cannot be a file's.
+        """
+        self._need_run("log_confusion()")
+        with self._group.overhead:
+            self._group.log_confusion(counts, classes, name)
+
+    def note(self, text: str, *, number: int | None = None) -> None:
+        """Records a line about the run, as what was done when it was built; of a group about the one with that number.
+
+        Raises:
+            CallOrderError: no run is open.
+        """
+        self._need_run("note()")
+        self._group.note(text, number)
+
+    def so_far(self) -> list[dict[str, float]]:
+        """Loss and accuracy of the epoch under way, as far as it was tracked, of each member. Waits for the device.
+
+        Raises:
+            CallOrderError: no epoch is open.
+        """
+        epoch = self._group.epoch or self._refuse_outside_epoch("so_far()")
+        with self._group.overhead:
+            found = {"loss": epoch.loss.compute(), "accuracy": epoch.accuracy.compute()}
+        size = len(self._group)
+        return [{name: values[index] for name, values in found.items() if values} for index in range(size)]
+
+    def end_epoch(
+        self, checkpoint: "MakeState | list[MakeState]" = None, *, stop: "str | list[str | None] | None" = None
+    ) -> None:
         """Ends the epoch: makes its row, which is on disk when the call returns.
 
         Args:
             checkpoint: what the run needs to go on from here, or a function that returns it: tensors, numbers, strings, lists
                 and dicts. It is saved with the random number generators; the last one and that of the best epoch are kept.
                 Of a group a list of these.
+            stop: why the run stops with this epoch, if it does: it ends as stopped. Of a group a list of these.
 
         Raises:
             CallOrderError: no epoch is open.
@@ -355,7 +418,7 @@ class RunManager:
             RunStopped: the run has to stop here; its row and its state are saved. In a group a member that has to stop leaves.
         """
         epoch = self._group.epoch or self._refuse_outside_epoch("end_epoch()")
-        self._group.end_epoch(epoch, checkpoint, self._stop_when, self._sweep.dir.path)
+        self._group.end_epoch(epoch, checkpoint, stop, self._stop_when, self._sweep.dir.path)
 
     def end_run(self) -> None:
         """Ends the run: completed, or diverged where its last loss is not finite. That is on disk when the call returns.

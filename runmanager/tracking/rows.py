@@ -10,14 +10,14 @@ from runmanager.parameters import number_from_json, number_to_json
 from runmanager.tracking.errors import MetricError
 
 COMPLETED, FAILED, INTERRUPTED, RUNNING = "completed", "failed", "interrupted", "running"
-OUT_OF_MEMORY, KILLED, DIVERGED, TIMED_OUT = "out of memory", "killed", "diverged", "timed out"
+OUT_OF_MEMORY, KILLED, DIVERGED, STOPPED, TIMED_OUT = "out of memory", "killed", "diverged", "stopped", "timed out"
 """What a run's status may be. Running needs a living owner, interrupted is what is left without one, all else a record says."""
 
-STATUSES = (COMPLETED, DIVERGED, RUNNING, INTERRUPTED, FAILED, OUT_OF_MEMORY, KILLED, TIMED_OUT)
+STATUSES = (COMPLETED, STOPPED, DIVERGED, RUNNING, INTERRUPTED, FAILED, OUT_OF_MEMORY, KILLED, TIMED_OUT)
 FAILURES = (FAILED, OUT_OF_MEMORY, KILLED, TIMED_OUT)
 """Ended badly: such a run is trained again when that is asked for."""
 
-DONE = (COMPLETED, DIVERGED)
+DONE = (COMPLETED, STOPPED, DIVERGED)
 """Ended by itself: such a run needs no more training."""
 
 _SMALLER_IS_BETTER = (

@@ -83,6 +83,11 @@ class RunDir:
         """The folder of the run's saved states."""
         return self.path / "checkpoints"
 
+    @property
+    def confusions(self) -> Path:
+        """The folder of the run's confusion matrices."""
+        return self.path / "confusion"
+
     def make(self) -> None:
         """Makes the folder, where there is none.
 

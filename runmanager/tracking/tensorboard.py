@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.nn import Module
 
+    from runmanager.tracking.confusion import Confusion
     from runmanager.tracking.histograms import Histogram
 
 Thing = TypeVar("Thing")
@@ -93,11 +94,11 @@ class TensorBoardWriter(Writer):
         file = self._files[member.number]
         try:
             batch = sample_batch(member.loader)
+            inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
+            pictures = _pictures(_as_seen(member.loader, inputs))
         except Exception as error:  # noqa: BLE001 (a data set may raise anything, and the scalars do without its samples)
             warnings.warn(f"the loader's samples cannot be shown ({type(error).__name__}: {error})", stacklevel=2)
             return
-        inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
-        pictures = _pictures(inputs)
         if pictures is not None:
             grid = self._grids.get(_digest(pictures), lambda: _image_grid(pictures))
             file.write(_event(Summary(value=[Summary.Value(tag="images", image=grid)])))
@@ -116,6 +117,16 @@ class TensorBoardWriter(Writer):
         """Shows the run's own metrics at its last epoch."""
         tags = {_TAGS.get(name, name): value for name, value in metrics.items()}
         self._file(member).write(scalars_event(member.epoch, tags))
+
+    def image(self, member: Member, name: str, epoch: int, pixels: "NDArray[Any]") -> None:
+        """Shows a picture under its name."""
+        self._file(member).write(_event(Summary(value=[Summary.Value(tag=name, image=_png(pixels))]), epoch))
+
+    def confusion(self, member: Member, confusion: "Confusion") -> None:
+        """Shows a confusion matrix under its name."""
+        from runmanager.tracking.confusion_picture import confusion_pixels
+
+        self.image(member, confusion.name, confusion.epoch, confusion_pixels(confusion.counts, confusion.classes))
 
     def epoch(self, member: Member, row: EpochRow) -> None:
         """Shows all of the epoch's scalars in one event, then the histograms when they are due."""
@@ -199,6 +210,12 @@ def _fits(text: str) -> bool:
     return len(text) <= 256 and text.isprintable()
 
 
+def _as_seen(loader: Any, inputs: Any) -> Any:
+    """What people are shown of the inputs: of normalised ones, what they were before. The network is traced with the inputs."""
+    as_seen = getattr(getattr(loader, "dataset", None), "as_seen", None)
+    return inputs if as_seen is None else as_seen(inputs)
+
+
 def _pictures(inputs: Any) -> "torch.Tensor | None":
     """The first of inputs [N, C, H, W] with C = 1 or 3, as float32 on the host; None for anything else."""
     import torch
@@ -215,14 +232,19 @@ def _digest(pictures: "torch.Tensor") -> str:
 
 def _image_grid(pictures: "torch.Tensor") -> Summary.Image:
     """A PNG of pictures [N, C, H, W]."""
-    from PIL import Image
     from torchvision.utils import make_grid
 
     grid = make_grid(pictures)  # [3, H, W]
     low, high = grid.amin(), grid.amax()
     if low < 0 or high > 1:  # normalised, or bytes: stretch to what can be seen
         grid = (grid - low) / (high - low).clamp(min=1e-12)
-    pixels = (grid.nan_to_num() * 255).round().byte().permute(1, 2, 0).numpy()
+    return _png((grid.nan_to_num() * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def _png(pixels: "NDArray[Any]") -> Summary.Image:
+    """Bytes [H, W, 3] as a PNG."""
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png", compress_level=1)  # a third of the time, and no larger here
     height, width, channels = pixels.shape

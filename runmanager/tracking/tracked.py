@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runmanager.tracking.attempt import Attempt, begin_attempt
+from runmanager.tracking.confusion_files import ConfusionFiles
 from runmanager.tracking.errors import StorageError
 from runmanager.tracking.faults import one_line
 from runmanager.tracking.journal import Record
@@ -17,6 +18,9 @@ from runmanager.tracking.resuming import Keeper
 from runmanager.tracking.rows import COMPLETED, DIVERGED, FAILED, EpochRow, RunEnd
 from runmanager.tracking.run_dir import RunDir
 from runmanager.tracking.writers import Member, Writers
+
+if TYPE_CHECKING:
+    from runmanager.tracking.confusion import Confusion
 
 
 @dataclass
@@ -30,6 +34,7 @@ class Tracked:
     writers: Writers
     begin_seq: int  # of the journal's record
     began: float = field(default_factory=time.perf_counter)
+    pictures: set[str] = field(default_factory=set)  # the names of those that were shown
 
     @classmethod
     def begin(
@@ -71,8 +76,8 @@ class Tracked:
         return cls(member, attempt, keeper, modes, writers, attempt.journal.seq)
 
     def has_recorded(self) -> bool:
-        """Whether this attempt has recorded anything beside its begin."""
-        return self.attempt.journal.seq > self.begin_seq
+        """Whether this attempt has recorded or shown anything beside its begin."""
+        return self.attempt.journal.seq > self.begin_seq or bool(self.pictures)
 
     def write_for_people(self, who: dict[str, Any]) -> None:
         """Writes run.json; the journal says the same, so a run does not fail for want of it."""
@@ -87,6 +92,20 @@ class Tracked:
         self.keeper.thin()
         self.member.add(row, self.modes)
         self.writers.epoch(self.member, row)
+
+    def keep_confusion(self, confusion: "Confusion") -> None:
+        """Keeps a confusion matrix in the run's folder; a run does not fail for want of it."""
+        try:
+            ConfusionFiles(self.member.run_dir.confusions).write(confusion.name, confusion.record())
+        except StorageError as error:
+            warnings.warn(f"the confusion matrix cannot be kept: {error}", RuntimeWarning, stacklevel=5)
+
+    def drop_confusions(self, after: int) -> None:
+        """Drops the confusion matrices of the epochs after the one that the run goes on from."""
+        try:
+            ConfusionFiles(self.member.run_dir.confusions).drop(after)
+        except OSError as error:
+            warnings.warn(f"the confusion matrices after epoch {after} cannot be dropped: {error}", stacklevel=5)
 
     def finish(self) -> tuple[str, str | None]:
         """Saves the last state where it was not due; returns how a run ends that has done all its epochs, and why."""

@@ -3,11 +3,16 @@
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runmanager.tracking.journal import Record
 from runmanager.tracking.rows import Best, EpochRow, Metrics, RunEnd, metrics_from_json, update_best
 from runmanager.tracking.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from runmanager.tracking.confusion import Confusion
 
 
 @dataclass
@@ -66,6 +71,12 @@ class Writer:
     def log(self, member: Member, metrics: Metrics) -> None:
         """Metrics of the run itself, outside any epoch."""
 
+    def image(self, member: Member, name: str, epoch: int, pixels: "NDArray[Any]") -> None:
+        """A picture of an epoch, as bytes [H, W, 3]."""
+
+    def confusion(self, member: Member, confusion: "Confusion") -> None:
+        """A confusion matrix of an epoch."""
+
     def epoch(self, member: Member, row: EpochRow) -> None:
         """An epoch has ended."""
 
@@ -99,6 +110,12 @@ class Writers:
 
     def log(self, member: Member, metrics: Metrics) -> None:  # noqa: D102
         self._tell(lambda writer: writer.log(member, metrics))
+
+    def image(self, member: Member, name: str, epoch: int, pixels: "NDArray[Any]") -> None:  # noqa: D102
+        self._tell(lambda writer: writer.image(member, name, epoch, pixels))
+
+    def confusion(self, member: Member, confusion: "Confusion") -> None:  # noqa: D102
+        self._tell(lambda writer: writer.confusion(member, confusion))
 
     def epoch(self, member: Member, row: EpochRow) -> None:  # noqa: D102
         self._tell(lambda writer: writer.epoch(member, row))

@@ -99,12 +99,16 @@ def group_key(parts: Parts, others: Any) -> str:
     places = {id(param): name for name, param in parts.network.named_parameters()}
     trained = [places[id(param)] for param in trained_parameters(parts.optimizer)]
     kind = _kind(parts.loss) if isinstance(parts.loss, Module) else getattr(parts.loss, "__qualname__", "")
-    return "\n".join(map(str, (token(parts.network), shapes, trained, structure(parts.optimizer), kind, others)))
+    recipe = parts.recipe.structure()
+    return "\n".join(
+        map(str, (token(parts.network), shapes, trained, structure(parts.optimizer), kind, recipe, others))
+    )
 
 
 def _refuse(parts: Parts) -> None:
     network, optimizer = parts.network, parts.optimizer
-    reason = _parameters_fault(parts) or refusal(optimizer) or _layer_fault(network) or _hooked(network)
+    reason = parts.recipe.refusal() or _parameters_fault(parts)
+    reason = reason or refusal(optimizer) or _layer_fault(network) or _hooked(network)
     if reason:
         raise NotFusable(reason)
 

@@ -1,35 +1,35 @@
 """Training one run by itself."""
 
-from torch import Generator
+from collections.abc import Iterator
+
+from torch import Generator, Tensor
 
 from runmanager.data.splits import Splits
 from runmanager.tracking.manager import RunManager
 from runmanager.training.checkpoints import TrainingState
-from runmanager.training.epochs import evaluate, train_epoch
+from runmanager.training.epochs import RunningLoss, evaluate, train_epoch
 from runmanager.training.loaders import Batches
 from runmanager.training.parts import Parts
+from runmanager.training.showing import show
 from runmanager.training.steppers import SingleStepper
 
 
 class Alone:
     """One run with all that it is trained with, at its beginning."""
 
-    def __init__(
-        self, parts: Parts, order: Generator, splits: Splits, batches: Batches, clip_norm: float | None
-    ) -> None:
+    def __init__(self, parts: Parts, order: Generator, splits: Splits, batches: Batches) -> None:
         """Takes what was just built.
 
         Args:
-            parts: network, optimizer, loss and schedule.
+            parts: network, optimizer, loss and recipe.
             order: draws the order of the batches.
             splits: the data.
             batches: made of the data.
-            clip_norm: the most that the norm of its gradient may be.
         """
         self.parts, self.batches = parts, batches
         self.shown = batches.shown
         """Whose samples TensorBoard shows."""
-        self.stepper = SingleStepper(parts.network, parts.optimizer, parts.loss, clip_norm)
+        self.stepper = SingleStepper(parts)
         self._order, self._splits = order, splits
 
     def train(self, manager: RunManager, num_epochs: int) -> None:
@@ -37,20 +37,57 @@ class Alone:
 
         Raises:
             TrainerError: the run is built from other parts than those whose state was saved.
+            RunStopped: it is over before that.
         """
         manager.watch(self.parts.network, self.shown)
         state = TrainingState(self.parts, self._order, self._splits)
         saved = manager.load_checkpoint()
         if saved is not None:
             state.restore(saved)
-        for _ in range(manager.num_epochs, num_epochs):
-            self._epoch(manager, state)
+        for note in self.parts.notes if saved is None else ():
+            manager.note(note)
+        for epoch in range(manager.num_epochs + 1, num_epochs + 1):
+            self._epoch(manager, state, epoch)
 
-    def _epoch(self, manager: RunManager, state: TrainingState) -> None:
+    def _epoch(self, manager: RunManager, state: TrainingState, epoch: int) -> None:
+        recipe = self.parts.recipe
+        recipe.begin_epoch(self.parts.network, epoch)
         manager.begin_epoch()
-        train_epoch(self.stepper, self.batches.train(), manager)
-        if (validation := self.batches.validation()) is not None:
-            manager.log(**{name: values[0] for name, values in evaluate(self.stepper, validation).items()})
-        if self.parts.scheduler is not None:
-            self.parts.scheduler.step()
-        manager.end_epoch(checkpoint=state.capture)
+        train_epoch(self.stepper, self.batches.train(), manager, RunningLoss.of(manager, recipe))
+        metrics = {**self._validate(), **self._averaged(epoch)}
+        measured = {**metrics, **self._norm(), **recipe.rates(self.parts.optimizer)}
+        if measured:
+            manager.log(**measured)
+        show(manager, self.stepper, self.batches, [recipe], self._splits)
+        tracked = manager.so_far()[0] if recipe.monitored() else {}
+        reason = recipe.end_epoch({**tracked, **metrics}, epoch)
+        manager.end_epoch(checkpoint=state.capture, stop=reason)
+
+    def _validate(self) -> dict[str, float]:
+        batches = self.batches.validation()
+        if batches is None:
+            return {}
+        found = evaluate(self.stepper, batches, [self.parts.recipe])
+        return {name: values[0] for name, values in found.items()}
+
+    def _averaged(self, epoch: int) -> dict[str, float]:
+        """What the average of the weights reaches in validation."""
+        average = self.parts.recipe.average
+        if average is None:
+            return {}
+        average.end_epoch(epoch)
+        batches = self.batches.validation()
+        if average.network is None or batches is None:
+            return {}
+        average.refresh(self._inputs())
+        found = evaluate(self.stepper.with_network(average.network), batches)
+        return {f"average {name}": values[0] for name, values in found.items()}
+
+    def _inputs(self) -> Iterator[Tensor]:
+        """Those of all training data, in the order in which they lie."""
+        for inputs, _ in self.batches.in_order():
+            yield inputs
+
+    def _norm(self) -> dict[str, float]:
+        norms = self.stepper.grad_norms()
+        return {} if norms is None else {"gradient norm": norms[0]}

@@ -7,68 +7,98 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from runmanager.data.splits import DataError, Splits
+from runmanager.training.building import Building
 from runmanager.training.checkpoints import TrainingState
-from runmanager.training.parts import (
-    Parts,
-    build_loss,
-    build_network,
-    build_optimizer,
-    build_scheduler,
-    is_function_of_run,
-)
+from runmanager.training.parts import Parts
+from runmanager.training.recipe import Recipe
 from runmanager.training.seeding import seeded
-from runmanager.training.settings import SETTINGS, USUAL, TrainerError, choose_device, has_classes
+from runmanager.training.settings import SETTINGS, USUAL, TrainerError, has_classes, nearest
+from runmanager.training.steppers import SingleStepper
 
 if TYPE_CHECKING:
     from runmanager.training.trainer import Trainer
 
 
+_NO_DATA = Splits(TensorDataset(torch.zeros(1), torch.zeros(1)))
+_SAID = {"schedule": "scheduler", "precision": "amp", "clip": "clipping", "unfreezing": "unfreeze"}
+"""What the parts of a recipe are called in a Trainer."""
+
+
 def faults_of(
     trainer: "Trainer", runs: Sequence[Any], objective: str | None, split_seed: int, project: Path, checkpoints: bool
 ) -> list[str]:
-    """The faults of all these runs, each once. The first run also puts two samples through its network and its loss."""
+    """The faults of all these runs, each once.
+
+    The first run, and the first of each recipe, also puts two samples through its network and its loss.
+    """
     found: dict[str, None] = {}
-    for index, run in enumerate(runs):
+    tried: set[str] = set()
+    for run in runs:
         with seeded(0):
-            parts = _parts(trainer, run, found)
-            splits = _splits(trainer, run, found, index == 0, objective, split_seed, project)
-            if index == 0 and not found and parts and splits:
-                _note(found, "first batch", partial(_try_batch, parts, splits, objective))
-                if checkpoints:
-                    _note(found, "checkpoint", TrainingState(parts, torch.Generator(), splits).capture)
+            splits = _splits(trainer, run, found, objective, split_seed, project)
+            parts = _parts(trainer, run, splits, found, project)
+            if found or parts is None or splits is None or str(parts.recipe.structure()) in tried:
+                continue
+            tried.add(str(parts.recipe.structure()))
+            _note(found, "first batch", partial(_try_batch, parts, splits, objective))
+            if found:
+                continue
+            if checkpoints:
+                _note(found, "checkpoint", TrainingState(parts, torch.Generator(), splits).capture)
+            if trainer.setting("deterministic", run):
+                _note_undetermined(found, parts, splits)
+            elif parts.recipe != Recipe():
+                _note(found, "first batch", partial(_try_step, parts, splits))
     return list(found)
 
 
-def _parts(trainer: "Trainer", run: Any, found: dict[str, None]) -> Parts | None:
+def _note_undetermined(found: dict[str, None], parts: Parts, splits: Splits) -> None:
+    """Notes what of a step has no deterministic algorithm."""
+    from runmanager.training.recipes.determinism import faults
+
+    for fault in _note(found, "first batch", lambda: faults(partial(_try_step, parts, splits))) or ():
+        found[fault] = None
+
+
+def _try_step(parts: Parts, splits: Splits) -> None:
+    """One step on two samples, with all that the recipe adds; the parts are thrown away after it."""
+    stepper = SingleStepper(parts)
+    inputs, targets = _two_samples(parts, splits)
+    stepper.train(True)
+    try:
+        stepper.step(inputs, targets)
+    except TrainerError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = f"inputs {list(inputs.shape)}, targets {list(targets.shape)}"
+        raise TrainerError(f"{shapes} make no step: {type(error).__name__}: {error}") from error
+
+
+def _parts(trainer: "Trainer", run: Any, splits: Splits | None, found: dict[str, None], project: Path) -> Parts | None:
     """Builds one part after the other, so that all their faults are found; None where there is one."""
-    settings = {name: _note(found, name, partial(trainer.setting, name, run)) for name in SETTINGS}
-    device = _note(found, "device", partial(choose_device, settings["device"])) or torch.device("cpu")
-    network = _note(found, "network", partial(build_network, trainer.network, run))
-    loss = _note(found, "loss", partial(build_loss, trainer.loss, run, device))
-    if network is None:
+    for name in SETTINGS:
+        _note(found, name, partial(trainer.setting, name, run))
+    making = Building(trainer, run, splits or _NO_DATA, project)
+    _note(found, "device", lambda: making.device)
+    loss = _note(found, "loss", making.loss)
+    network = _note(found, "network", making.network)
+    optimizer = None if network is None else _note(found, "optimizer", partial(making.optimizer, network))
+    if splits is None or network is None or optimizer is None:
         return None
-    optimizer = _note(found, "optimizer", partial(build_optimizer, trainer.optimizer, run, network.to(device)))
-    if optimizer is None:
-        return None
-    scheduler = _note(found, "scheduler", partial(build_scheduler, trainer.scheduler, run, optimizer))
-    return Parts(network, optimizer, loss, scheduler)
+    made = {
+        name: _note(found, _SAID.get(name, name), make)
+        for name, make in making.recipe_parts(network, optimizer).items()
+    }
+    return None if found or loss is None else Parts(network, optimizer, loss, making.recipe_of(made))
 
 
 def _splits(
-    trainer: "Trainer",
-    run: Any,
-    found: dict[str, None],
-    is_first: bool,
-    objective: str | None,
-    split_seed: int,
-    project: Path,
+    trainer: "Trainer", run: Any, found: dict[str, None], objective: str | None, split_seed: int, project: Path
 ) -> Splits | None:
-    """The data of the first run, and of others where it may be another one."""
-    if not (is_first or is_function_of_run(trainer.data) or "validation" in run._fields):
-        return None
+    """The data of a run; it is loaded once for all that have the same."""
     splits: Splits | None = _note(found, "data", partial(trainer.splits, run, split_seed, project))
     if splits is not None and objective and splits.validation is None:
         found[f"objective={objective!r} needs validation data; give the Trainer validation=0.1"] = None
@@ -79,18 +109,15 @@ def exercise(trainer: "Trainer", run: Any, split_seed: int, project: Path) -> No
     """Puts two samples through the run's network and loss in both modes; what goes wrong is not told here."""
     ignored: dict[str, None] = {}
     with seeded(0):
-        parts = _note(ignored, "parts", partial(trainer.build, run))
         splits = _note(ignored, "data", partial(trainer.splits, run, split_seed, project))
-        for training in (False, True) if parts and splits else ():
+        parts = splits and _note(ignored, "parts", partial(trainer.build, run, splits, project))
+        for training in (False, True) if parts else ():
             _note(ignored, "batch", partial(_forward, parts, splits, training))
 
 
 def _forward(parts: Parts, splits: Splits, training: bool) -> tuple[str, Tensor, Tensor, Tensor]:
     """The shapes, predictions, targets and loss of two samples."""
-    batch = next(iter(DataLoader(splits.train, batch_size=2)))
-    if not isinstance(batch, (list, tuple)) or len(batch) != 2 or not all(isinstance(one, Tensor) for one in batch):
-        raise TrainerError("the data gives no (inputs, targets) pairs of tensors; let __getitem__ return such a pair")
-    inputs, targets = batch[0].to(parts.device), batch[1].to(parts.device)
+    inputs, targets = _two_samples(parts, splits)
     shapes = f"inputs {list(inputs.shape)}, targets {list(targets.shape)}"
     parts.network.train(training)
     with torch.no_grad():
@@ -101,6 +128,13 @@ def _forward(parts: Parts, splits: Splits, training: bool) -> tuple[str, Tensor,
             raise TrainerError(f"{shapes} do not go through: {type(error).__name__}: {error}") from error
 
 
+def _two_samples(parts: Parts, splits: Splits) -> tuple[Tensor, Tensor]:
+    batch = next(iter(DataLoader(splits.train, batch_size=2)))
+    if not isinstance(batch, (list, tuple)) or len(batch) != 2 or not all(isinstance(one, Tensor) for one in batch):
+        raise TrainerError("the data gives no (inputs, targets) pairs of tensors; let __getitem__ return such a pair")
+    return batch[0].to(parts.device), batch[1].to(parts.device)
+
+
 def _try_batch(parts: Parts, splits: Splits, objective: str | None) -> None:
     shapes, preds, targets, loss = _forward(parts, splits, training=False)
     if loss.ndim != 0:
@@ -109,6 +143,29 @@ def _try_batch(parts: Parts, splits: Splits, objective: str | None) -> None:
         raise TrainerError(
             f"{shapes}: there is no val_accuracy, since targets are no classes; use objective='val_loss'"
         )
+    _check_measured(parts.recipe, preds, targets, objective)
+
+
+def _check_measured(recipe: Recipe, preds: Tensor, targets: Tensor, objective: str | None) -> None:
+    """Whether the metrics can be measured, and the objective and what is monitored are among them."""
+    names = ["val_loss", *(["val_accuracy"] if has_classes(preds, targets) else [])]
+    if recipe.metrics is not None:
+        recipe.metrics.add(preds, targets)
+        names += [f"val_{name}" for name in recipe.metrics.compute()]
+        recipe.metrics.reset()
+    averaged = [f"average {name}" for name in names] if recipe.average is not None else []
+    if objective is not None and objective not in [*names, *averaged]:
+        raise TrainerError(
+            f"objective={objective!r} is not measured; choose {', '.join([*names, *averaged])}, or add it to metrics"
+            f"{nearest(objective, names)}"
+        )
+    names += ["loss", *(["accuracy"] if has_classes(preds, targets) else [])]
+    for what, name in recipe.monitored().items():
+        if name not in [*names, *averaged]:
+            raise TrainerError(
+                f"the {what} goes by {name}, which is not measured; monitor one of {', '.join(names)}, or add it to metrics"
+                f"{nearest(name, names)}"
+            )
 
 
 def _note(found: dict[str, None], part: str, make: Callable[[], Any]) -> Any:

@@ -14,6 +14,7 @@ from runmanager.tracking.generators import Generators, own_generators, put_state
 from runmanager.tracking.untouched import frozen_rng
 from runmanager.training.parts import Parts
 from runmanager.training.plain import differences, from_plain, to_plain
+from runmanager.training.recipe import KEPT
 from runmanager.training.settings import TrainerError
 
 _OF_EVERY_MODULE = frozenset(vars(Module()))
@@ -31,18 +32,17 @@ class TrainingState:
         """Takes what was just built for the run; nothing may have been trained yet.
 
         Args:
-            parts: network, optimizer, loss and schedule.
+            parts: network, optimizer, loss and recipe.
             order: draws the order of the batches.
             splits: the data, which may keep generators of its own.
         """
         self._order, self._splits, self._device = order, splits, parts.device
-        every = {
+        self._parts: dict[str, Any] = {
             "network": parts.network,
-            "scheduler": parts.scheduler,
+            **parts.recipe.keepers(),
             "optimizer": parts.optimizer,
             "loss": parts.loss,
         }
-        self._parts: dict[str, Any] = {name: part for name, part in every.items() if part is not None}
         self._keepers = {name: part for name, part in self._parts.items() if hasattr(part, "load_state_dict")}
         self._modules = ModuleDict({name: part for name, part in self._parts.items() if isinstance(part, Module)})
         self._first_numbers = _numbers(self._modules)
@@ -89,7 +89,7 @@ class TrainingState:
     def _check_parts(self, saved: Mapping[str, Any]) -> None:
         """Whether the checkpoint and the run have the same parts."""
         now = self._fields()
-        for name in ("network", "optimizer", "scheduler", "loss", "order"):
+        for name in ("network", "optimizer", *KEPT, "loss", "order"):
             if name in now and name not in saved:
                 raise TrainerError(f"the checkpoint has no {name}, and the run has one now; {_WAY_OUT}")
             if name in saved and name not in {*now, *self._keepers}:

@@ -74,10 +74,10 @@ class Trial:
         Raises:
             NotResident: the data cannot be resident, so the runs cannot be fused.
         """
-        self._trainer, self._runs = trainer, runs
+        self._trainer, self._runs, self._project = trainer, runs, project
         self._splits = trainer.splits(runs[0], split_seed, project)
         with seeded(0):
-            parts = trainer.build(runs[0])
+            parts = trainer.build(runs[0], self._splits, project)
         self._device = parts.device
         self._has_convolutions = any(map(is_convolution, parts.network.modules()))
         self._has_dropout = any(map(is_dropout, parts.network.modules()))
@@ -102,19 +102,26 @@ class Trial:
 
     def members(self, size: int) -> list[Member]:
         """Newly built members."""
-        return [Member.build(self._trainer, run, 0, seed) for seed, run in enumerate(self._runs[:size])]
+        return [self.member(index) for index in range(size)]
+
+    def member(self, index: int) -> Member:
+        """The member of one of the runs, newly built; its seed is its place."""
+        return Member.build(self._trainer, self._runs[index], self._splits, self._project, seed=index)
 
     def batches(self, members: Sequence[Member], batch_size: int | None = None) -> ResidentBatches:
         """Their batches; of another size than theirs where one is given."""
-        orders, shuffles = [one.order for one in members], [one.shuffle for one in members]
-        size = batch_size or self._batch_size
-        return ResidentBatches(self._data, orders, batch_size=size, shuffles=shuffles)
+        return ResidentBatches(
+            self._data,
+            [one.order for one in members],
+            batch_size=batch_size or self._batch_size,
+            shuffles=[one.shuffle for one in members],
+            samplings=[one.sampling for one in members],
+        )
 
     def alone(self, batch_size: int | None = None) -> "Pace":
         """One run by itself, with batches of another size than its own where one is given."""
         (member,) = self.members(1)
-        parts = member.parts
-        stepper = SingleStepper(parts.network, parts.optimizer, parts.loss, member.clip_norm)
+        stepper = SingleStepper(member.parts)
         return Pace(stepper, self.batches([member], batch_size))
 
     def most_gain(self, step_seconds: float) -> float:
@@ -174,11 +181,10 @@ class Trial:
         if self._device.type == "cuda" and self._has_dropout:
             return
         for index in {0, len(losses[0]) - 1}:
-            member = Member.build(self._trainer, self._runs[index], 0, index)
+            member = self.member(index)
             with seeded(index):
                 put_back(member.states)
-                parts = member.parts
-                stepper = SingleStepper(parts.network, parts.optimizer, parts.loss, member.clip_norm)
+                stepper = SingleStepper(member.parts)
                 pace = Pace(stepper, self.batches([member]))
                 for together in losses:
                     _compare(together[index], pace.next_losses()[0])

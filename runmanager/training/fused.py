@@ -1,18 +1,23 @@
 """The Stepper of many runs at once: K ordinary networks, each with its own optimizer, take one step together."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import Module
-from torch.optim import Optimizer
 
 from runmanager.training.captured import CapturedStep
+from runmanager.training.parts import Parts
 from runmanager.training.skeleton import Skeleton
 from runmanager.training.stack import Stack
+from runmanager.training.stacked_gradients import StackedGradients
 from runmanager.training.stacked_losses import OneByOne, stacked_loss
 from runmanager.training.stacked_optimizers import stacked
-from runmanager.training.steppers import Loss, Outcome
+from runmanager.training.steppers import Outcome
+
+if TYPE_CHECKING:
+    from runmanager.training.recipes.schedules import Schedule
 
 
 class FusedStepper:
@@ -26,33 +31,25 @@ class FusedStepper:
     """
 
     def __init__(
-        self,
-        networks: Sequence[Module],
-        optimizers: Sequence[Optimizer],
-        losses: Sequence[Loss],
-        generators: Sequence[Generator],
-        clip_norms: Sequence[float | None],
-        arithmetic: str,
-        *,
-        shared: bool,
+        self, members: Sequence[Parts], generators: Sequence[Generator], arithmetic: str, *, shared: bool
     ) -> None:
-        """Takes K networks whose runs are alike (`alike.group_key`).
+        """Takes K runs that are alike (`alike.group_key`).
 
         Args:
-            networks: the networks.
-            optimizers: of each, with the state that it may have already.
-            losses: of each.
+            members: networks, optimizers, with the state that they may have already, losses and recipes.
             generators: of each, what its dropout layers draw from.
-            clip_norms: of each, the most that the norm of its gradient may be; None for any.
             arithmetic: one of `arithmetics.ARITHMETICS`.
             shared: whether all have the same batches to train on.
         """
+        networks, optimizers = [one.network for one in members], [one.optimizer for one in members]
         self._stack = Stack(networks, optimizers, num_spare=1)
         self._shared = shared
         self._skeleton = Skeleton(networks, generators, self._stack.tensors(), arithmetic)
         self._optimizer = stacked(optimizers, *self._rows())
-        self._loss = stacked_loss(losses)
-        self._limits = self._limits_of(clip_norms)
+        self._loss = stacked_loss([one.loss for one in members])
+        self._schedules = [one.recipe.schedule for one in members]
+        self._stepwise = self._schedules_of_steps()
+        self._gradients = StackedGradients([one.recipe for one in members], self._stack.values)
         self._captured = self._capturable()
         self.failures: dict[int, BaseException] = {}
         """What the losses of single members have raised, by their places; those members are to be dropped."""
@@ -72,31 +69,33 @@ class FusedStepper:
         return self._stack.values[: self.size], self._stack.grads[: self.size]
 
     def _capturable(self) -> CapturedStep | None:
-        """The step by a CUDA graph; None where there is no CUDA, or where a loss of the user's own is called at each step."""
-        if not self._stack.values.is_cuda or isinstance(self._loss, OneByOne):
+        """The step by a CUDA graph; None where there is no CUDA, or where something is done in Python at each step."""
+        if not self._stack.values.is_cuda or isinstance(self._loss, OneByOne) or self._gradients.is_clipped:
             return None
         return CapturedStep(self._step, lambda: self._skeleton.generators)
 
-    def _limits_of(self, clip_norms: Sequence[float | None]) -> Tensor | None:
-        """The largest norm of each network's gradient, [K, 1]; None where none has one."""
-        if all(limit is None for limit in clip_norms):
-            return None
-        limits = [float("inf") if limit is None else limit for limit in clip_norms]
-        return self._stack.values.new_tensor(limits).unsqueeze(1)
+    def _schedules_of_steps(self) -> "list[Schedule]":
+        """Those that go on after each step."""
+        return [one for one in self._schedules if one is not None and one.every == "step"]
 
     def begin_epoch(self) -> None:
-        """Reads each optimizer's hyperparameters, which its schedule may have changed."""
+        """Reads each optimizer's hyperparameters, which its schedule may have changed: between epochs, or after each step."""
         if self._optimizer.read() and self._captured is not None:
             self._captured.forget()
 
     def step(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """See `Stepper`; inputs and targets are [K, N, ...], or [N, ...] where all members have the same batches."""
-        return self._step(inputs, targets) if self._captured is None else self._captured(inputs, targets)
+        outcome = self._step(inputs, targets) if self._captured is None else self._captured(inputs, targets)
+        if self._stepwise:
+            for schedule in self._stepwise:
+                schedule.after_step()
+            self.begin_epoch()
+        return outcome
 
     def _step(self, inputs: Tensor, targets: Tensor) -> Outcome:
         outcome = self._forward(inputs, targets, self._shared)
         self._stack.take_grads(outcome.loss)
-        self._clip()
+        self._gradients.change(*self._rows())
         self._optimizer.step()
         return self._without_k(Outcome(outcome.loss.detach(), outcome.preds.detach(), outcome.targets))
 
@@ -114,16 +113,12 @@ class FusedStepper:
         self.failures.update(self._loss.failures)
         return Outcome(losses, preds, own)
 
-    def _clip(self) -> None:
-        """As torch.nn.utils.clip_grad_norm_ does for each network alone."""
-        if self._limits is None:
-            return
-        _, grads = self._rows()
-        factors = self._limits / (grads.norm(dim=1, keepdim=True) + 1e-6)
-        grads.mul_(torch.where(self._limits.isinf(), 1.0, factors.clamp(max=1.0)))
-
     def _without_k(self, outcome: Outcome) -> Outcome:
         return Outcome(*(values[0] for values in outcome)) if self.size == 1 else outcome
+
+    def grad_norms(self) -> list[float | None] | None:
+        """See `Stepper`."""
+        return self._gradients.take_norms()
 
     def train(self, mode: bool) -> None:
         """Puts the networks into train or eval mode."""
@@ -152,6 +147,7 @@ class FusedStepper:
         self._loss.keep(indices)
         if self._captured is not None:
             self._captured.forget()
-        if self._limits is not None:
-            self._limits = self._limits[list(indices)]
+        self._gradients.keep(indices)
+        self._schedules = [self._schedules[index] for index in indices]
+        self._stepwise = self._schedules_of_steps()
         self.failures = {}

@@ -1,7 +1,8 @@
 """Training a group of runs in lockstep: many networks, one step. Each run goes its own way in all but that."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Generator
@@ -13,11 +14,13 @@ from runmanager.tracking.faults import is_out_of_memory, is_quit, one_line
 from runmanager.tracking.manager import RunManager
 from runmanager.training.alike import NotFusable, group_key
 from runmanager.training.checkpoints import TrainingState
-from runmanager.training.epochs import evaluate, track
+from runmanager.training.epochs import RunningLoss, evaluate, track
 from runmanager.training.fused import FusedStepper
 from runmanager.training.loaders import NotResident, ResidentBatches
 from runmanager.training.parts import Parts
+from runmanager.training.recipe import Recipe
 from runmanager.training.seeding import seeded
+from runmanager.training.showing import show
 from runmanager.training.skeleton import without_advice
 
 if TYPE_CHECKING:
@@ -41,20 +44,21 @@ class Member:
     parts: Parts
     order: Generator  # of its batches
     num_epochs: int
-    clip_norm: float | None
     shuffle: bool
+    sampling: str | None
     states: dict[str, Any]  # of the global random number generators, as it would have them alone
     state: TrainingState | None = None
 
     @classmethod
-    def build(cls, trainer: "Trainer", run: Any, number: int, seed: int) -> "Member":
+    def build(
+        cls, trainer: "Trainer", run: Any, splits: Splits, project: Path, *, number: int = 0, seed: int
+    ) -> "Member":
         """A member at its beginning, built as it is alone."""
         with seeded(seed):
-            parts = trainer.build(run)
+            parts = trainer.build(run, splits, project)
             states = generators()
-        setting = {name: trainer.setting(name, run) for name in ("epochs", "clip_norm", "shuffle")}
-        order = Generator().manual_seed(seed)
-        return cls(run, number, parts, order, setting["epochs"], setting["clip_norm"], setting["shuffle"], states)
+        num_epochs, shuffle, sampling = (trainer.setting(name, run) for name in ("epochs", "shuffle", "sampling"))
+        return cls(run, number, parts, Generator().manual_seed(seed), num_epochs, shuffle, sampling, states)
 
     def generator(self) -> Generator:
         """What its dropout draws from: a generator in the state in which the global one would be."""
@@ -83,30 +87,25 @@ class Member:
 
 def build_stepper(members: Sequence[Member], arithmetic: str, *, shared: bool) -> FusedStepper:
     """The Stepper of these members."""
-    return FusedStepper(
-        [member.parts.network for member in members],
-        [member.parts.optimizer for member in members],
-        [member.parts.loss for member in members],
-        [member.generator() for member in members],
-        [member.clip_norm for member in members],
-        arithmetic,
-        shared=shared,
-    )
+    generators = [member.generator() for member in members]
+    return FusedStepper([member.parts for member in members], generators, arithmetic, shared=shared)
 
 
 class Group:
     """Trains runs together, from their seeds or from where earlier attempts left them."""
 
-    def __init__(self, trainer: "Trainer", manager: RunManager, splits: Splits, arithmetic: str) -> None:
+    def __init__(self, trainer: "Trainer", manager: RunManager, splits: Splits, project: Path, arithmetic: str) -> None:
         """Nothing is built yet.
 
         Args:
             trainer: whose runs they are.
             manager: has begun them.
             splits: the data of all of them.
+            project: whose runs they may start from.
             arithmetic: one of `arithmetics.ARITHMETICS`.
         """
         self._trainer, self._manager, self._splits, self._arithmetic = trainer, manager, splits, arithmetic
+        self._project = project
         self._members: list[Member] = []
         self._is_stepping = False
 
@@ -140,7 +139,9 @@ class Group:
     def _build(self, runs: Sequence[Any], numbers: Sequence[int], seeds: Sequence[int]) -> None:
         for run, number, seed in zip(runs, numbers, seeds, strict=True):
             try:
-                self._members.append(Member.build(self._trainer, run, number, seed))
+                self._members.append(
+                    Member.build(self._trainer, run, self._splits, self._project, number=number, seed=seed)
+                )
             except (Exception, SystemExit) as error:  # noqa: BLE001 (what a run's own functions raise ends that run)
                 self._leave(number, error)
         keys = {group_key(member.parts, None) for member in self._members}
@@ -154,9 +155,13 @@ class Group:
             [member.order for member in self._members],
             batch_size=self._trainer.setting("batch_size", first.run),
             shuffles=[member.shuffle for member in self._members],
+            samplings=[member.sampling for member in self._members],
         )
         self._manager.watch([member.parts.network for member in self._members], self._batches.shown)
         self._take_up()
+        for member in self._members if self._manager.num_epochs == 0 else ():
+            for note in member.parts.notes:
+                self._manager.note(note, number=member.number)
         self._stepper = build_stepper(self._members, self._arithmetic, shared=self._batches.are_shared)
         self._is_stepping = True
         self._shrink()
@@ -213,47 +218,75 @@ class Group:
         self._shrink()
 
     def _epoch(self) -> None:
+        for member in self._members:
+            member.parts.recipe.begin_epoch(member.parts.network, self._manager.num_epochs + 1)
         self._manager.begin_epoch()
         self._stepper.begin_epoch()
+        self._train_epoch()
+        metrics = self._validate() if self._members else []
+        if self._members:
+            self._measure(metrics)
+            self._end_epoch(self._end_recipes(metrics))
+
+    def _train_epoch(self) -> None:
+        running = RunningLoss.of(self._manager, self._members[0].parts.recipe)
         self._stepper.train(True)
         for inputs, targets in self._batches.train():
-            track(self._manager, self._stepper.step(inputs, targets), self._stepper.size)
+            outcome = self._stepper.step(inputs, targets)
+            track(self._manager, outcome, self._stepper.size)
             if self._stepper.failures:
                 self._drop_failed()
                 if not self._members:
                     return
-        self._validate()
-        self._step_schedules()
-        self._end_epoch()
+            elif running is not None:
+                running.add(outcome, self._stepper.size)
 
-    def _validate(self) -> None:
+    def _recipes(self) -> list[Recipe]:
+        return [member.parts.recipe for member in self._members]
+
+    def _validate(self) -> list[dict[str, float]]:
+        """The metrics of each member; those whose losses raise leave."""
         batches = self._batches.validation()
         if batches is None:
-            return
-        metrics = evaluate(self._stepper, batches)
+            return [{} for _ in self._members]
+        found = evaluate(self._stepper, batches, self._recipes())
         failed = self._stepper.failures.keys()
-        of_rest = {
-            name: [value for index, value in enumerate(values) if index not in failed]
-            for name, values in metrics.items()
-        }
+        kept = [index for index in range(len(self._members)) if index not in failed]
         self._drop_failed()
         if self._members:
-            self._manager.log(**of_rest)
+            self._manager.log(**{name: [values[index] for index in kept] for name, values in found.items()})
+        return [{name: values[index] for name, values in found.items()} for index in kept]
 
-    def _step_schedules(self) -> None:
-        for member in self._members:
+    def _measure(self, metrics: Sequence[Mapping[str, float]]) -> None:
+        """Logs what is known of an epoch beside its validation, and shows it."""
+        norms = self._stepper.grad_norms()
+        if norms is not None:
+            self._manager.log(**{"gradient norm": norms})
+        rates = [member.parts.recipe.rates(member.parts.optimizer) for member in self._members]
+        for name in dict.fromkeys(name for one in rates for name in one):
+            self._manager.log(**{name: [one.get(name) for one in rates]})
+        show(self._manager, self._stepper, self._batches, self._recipes(), self._splits)
+
+    def _end_recipes(self, metrics: Sequence[Mapping[str, float]]) -> list[str | None]:
+        """Why each member should stop, or None; one whose schedule raises leaves."""
+        epoch = self._manager.num_epochs + 1
+        tracked: list[dict[str, float]] = [{} for _ in self._members]
+        if any(recipe.monitored() for recipe in self._recipes()):
+            tracked = self._manager.so_far()
+        reasons: dict[int, str | None] = {}
+        for member, own, sums in zip(list(self._members), metrics, tracked, strict=True):
             try:
-                if member.parts.scheduler is not None:
-                    member.parts.scheduler.step()
+                reasons[member.number] = member.parts.recipe.end_epoch({**sums, **own}, epoch)
             except (Exception, SystemExit) as error:  # noqa: BLE001 (a schedule of the user's own may raise anything)
                 self._leave(member.number, error)
         self._shrink()
+        return [reasons[member.number] for member in self._members]
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, reasons: Sequence[str | None]) -> None:
         if not self._members:
             return
         self._stepper.write_back()
         for member, generator in zip(self._members, self._stepper.generators, strict=True):
             member.note(generator)
-        self._manager.end_epoch(checkpoint=[member.capture for member in self._members])
+        self._manager.end_epoch(checkpoint=[member.capture for member in self._members], stop=list(reasons))
         self._shrink()

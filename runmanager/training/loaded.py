@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from runmanager.data.measuring import normalised
+from runmanager.data.normalization import Normalization, wanted
 from runmanager.data.splits import Splits
 from runmanager.parameters import canonical
 from runmanager.tracking.generators import Rewind, own_generators
@@ -29,6 +31,7 @@ class _Loaded:
         self._values = self._deciding_values(run)
         self.rewind = Rewind(self._generators())
         self._cuts: dict[float, Splits] = {}
+        self._normalised: dict[tuple[float, Normalization | str], Splits] = {}
         self._place, self._seed = place, seed
 
     def _deciding_values(self, run: Any) -> str:
@@ -56,6 +59,19 @@ class _Loaded:
             self.rewind()
         return self._cuts[fraction]
 
+    def normalised(self, fraction: float, how: Any) -> Splits:
+        """With its validation split, and with inputs normalised. To measure them may need every sample, and so may draw."""
+        cut, what = self.with_validation(fraction), wanted(how)
+        if what is None:
+            return cut
+        if (fraction, what) not in self._normalised:
+            try:
+                with seeded(self._seed):
+                    self._normalised[fraction, what] = normalised(cut, what)
+            finally:
+                self.rewind()
+        return self._normalised[fraction, what]
+
 
 class LoadedData:
     """The data sets that were loaded last.
@@ -68,7 +84,16 @@ class LoadedData:
         self._loaded: list[_Loaded] = []  # the last is the one that was used last
         self._rewind_last: Callable[[], None] = lambda: None
 
-    def splits(self, load: Callable[[Any], Splits], run: Any, place: Path, *, validation: float, seed: int) -> Splits:
+    def splits(
+        self,
+        load: Callable[[Any], Splits],
+        run: Any,
+        place: Path,
+        *,
+        validation: float,
+        seed: int,
+        normalize: Any = None,
+    ) -> Splits:
         """The data of a run, as if nothing had been read from it yet.
 
         Args:
@@ -77,12 +102,17 @@ class LoadedData:
             place: the project that `load` looks in.
             validation: the share that is cut off for validation.
             seed: decides the cut, and what `load` draws.
+            normalize: how the inputs are normalised, as `data.measuring.normalised` takes it. Runs that differ in this have
+                different splits of the same data, which is on the device once.
+
+        Raises:
+            DataError: the data cannot be cut or normalised so.
         """
         self._rewind_last()
         loaded = self._find(run, place, seed) or _Loaded(load, run, place, seed)
         self._loaded.append(loaded)
         self._rewind_last = loaded.rewind
-        return loaded.with_validation(validation)
+        return loaded.normalised(validation, normalize)
 
     def rewind(self) -> None:
         """Puts the data that was used last back to where it was."""

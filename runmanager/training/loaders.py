@@ -10,9 +10,10 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from runmanager.data.balance import balanced_order, balanced_sampler, class_shares, targets_tensor
 from runmanager.data.order import epoch_order
 from runmanager.data.resident import NotResident, Resident, memory_budget, resident
-from runmanager.data.splits import Samples, Splits
+from runmanager.data.splits import DataError, Samples, Splits
 from runmanager.tracking.generators import own_generators, state_of
 
 _SET_PARENT_DEATH_SIGNAL = 1
@@ -40,15 +41,24 @@ class _Shown:
         inputs, targets = self._data.batch(torch.tensor([index], device=self._data.device))
         return inputs[0], targets[0]
 
+    def as_seen(self, inputs: Tensor) -> Tensor:
+        """What people are shown of inputs [N, ...]: what they were before they were normalised."""
+        return self._data.as_seen(inputs)
+
 
 class Batches(Protocol):
     """The batches to train and to validate on."""
 
     shown: Any
-    """A loader, or what stands for one, for those who show samples."""
+    """A loader, or what stands for one, for those who show samples. Where its inputs are normalised, its `dataset` has a method
+    `as_seen` that gives for them what people are to see."""
 
     def train(self) -> Iterator[Batch]:
         """One epoch of training batches."""
+        ...
+
+    def in_order(self) -> Iterator[Batch]:
+        """The training samples in the order in which they lie; the order of the epochs does not notice."""
         ...
 
     def validation(self) -> Iterator[Batch] | None:
@@ -78,10 +88,29 @@ def resident_splits(splits: Splits, device: torch.device) -> ResidentSplits:
     return ResidentSplits(one(splits.train), None if splits.validation is None else one(splits.validation))
 
 
+def is_balanced(sampling: str | None) -> bool:
+    """Whether samples are drawn so that all classes come equally often.
+
+    Raises:
+        DataError: the setting says something else.
+    """
+    if sampling not in (None, "balanced"):
+        raise DataError(f"sampling={sampling!r} is unknown; give 'balanced', or None for each sample once in an epoch")
+    return sampling is not None
+
+
+class _Way(NamedTuple):
+    """How a member goes through the samples."""
+
+    shuffle: bool
+    sampling: str | None
+
+
 class ResidentBatches:
     """Batches by index, in the order in which a DataLoader with the same generator would give them.
 
-    The members of a group each have an order of their own, and share the batches where none of them is shuffled.
+    The members of a group each have an order of their own, and share the batches where none of them is shuffled or draws its
+    samples.
     """
 
     def __init__(
@@ -91,11 +120,28 @@ class ResidentBatches:
         *,
         batch_size: int,
         shuffles: Sequence[bool],
+        samplings: Sequence[str | None] | None = None,
     ) -> None:
-        self._data, self._orders, self._shuffles, self._batch_size = data, list(orders), list(shuffles), batch_size
+        """Reads nothing yet.
+
+        Args:
+            data: training and validation data.
+            orders: draws the order of each member, [K].
+            batch_size: samples per step.
+            shuffles: whether each member's order is drawn, [K].
+            samplings: "balanced" for members whose samples are drawn so that all classes come equally often, shuffled or not, [K];
+                None for the others.
+
+        Raises:
+            DataError: a sampling is unknown, or the targets are no classes.
+        """
+        samplings = [None] * len(orders) if samplings is None else list(samplings)
+        self._data, self._orders, self._batch_size = data, list(orders), batch_size
+        self._ways = [_Way(shuffle, way) for shuffle, way in zip(shuffles, samplings, strict=True)]
+        self._weights = class_shares(_classes(data.train)) if any(map(is_balanced, samplings)) else None
         self._rows = torch.empty(len(orders), 0)  # of the epoch under way
         self.shown = _Shown(data.train)
-        self.are_shared = len(orders) == 1 or not any(shuffles)
+        self.are_shared = len(orders) == 1 or not any(shuffle or way for shuffle, way in self._ways)
         """Whether all members have the same batches, so that these have no K."""
 
     @property
@@ -106,7 +152,7 @@ class ResidentBatches:
     def keep(self, indices: Sequence[int]) -> None:
         """Goes on with some of the members."""
         self._orders = [self._orders[index] for index in indices]
-        self._shuffles = [self._shuffles[index] for index in indices]
+        self._ways = [self._ways[index] for index in indices]
         if not self.are_shared:
             self._rows = self._rows[list(indices)]
 
@@ -123,15 +169,24 @@ class ResidentBatches:
 
     def _new_rows(self) -> Tensor:
         """The samples of the epoch in each member's order, [K, N], or [N] where the batches are shared."""
-        size, device = len(self._data.train), self._data.train.device
-        each = [epoch_order(size, shuffle, order) for order, shuffle in zip(self._orders, self._shuffles, strict=True)]
-        return (each[0] if self.are_shared else torch.stack(each)).to(device)
+        each = [self._order(way, order) for way, order in zip(self._ways, self._orders, strict=True)]
+        return (each[0] if self.are_shared else torch.stack(each)).to(self._data.train.device)
+
+    def _order(self, way: _Way, generator: Generator) -> Tensor:
+        """The samples of one member's epoch, int64 [N]."""
+        if way.sampling is None or self._weights is None:
+            return epoch_order(len(self._data.train), way.shuffle, generator)
+        return balanced_order(self._weights, generator)
+
+    def in_order(self) -> Iterator[Batch]:
+        """See `Batches`; the same for all members."""
+        return self._through(self._data.train)
 
     def validation(self) -> Iterator[Batch] | None:
         """See `Batches`; the same for all members."""
-        return None if self._data.validation is None else self._validate(self._data.validation)
+        return None if self._data.validation is None else self._through(self._data.validation)
 
-    def _validate(self, data: Resident) -> Iterator[Batch]:
+    def _through(self, data: Resident) -> Iterator[Batch]:
         rows = torch.arange(len(data), device=data.device)
         for start in range(0, len(rows), self._batch_size):
             yield data.batch(rows[start : start + self._batch_size])
@@ -154,12 +209,31 @@ class LoadedBatches:
         batch_size: int,
         shuffle: bool,
         num_workers: int,
+        sampling: str | None = None,
     ) -> None:
+        """Begins no process yet.
+
+        Args:
+            splits: the data.
+            order: draws the order of the training samples.
+            seed: what the validation loader draws from.
+            device: where the batches go.
+            batch_size: samples per step.
+            shuffle: whether the training order is drawn.
+            num_workers: how many processes read.
+            sampling: "balanced" to draw samples so that all classes come equally often, shuffled or not; or None.
+
+        Raises:
+            DataError: the sampling is unknown, or the targets are no classes.
+        """
         self._seed, self._device, self._draws = seed, device, Generator()
         settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
         if num_workers:
             settings["worker_init_fn"] = _begin_loading
-        self.shown: DataLoader[Any] = DataLoader(splits.train, shuffle=shuffle, generator=order, **settings)
+        self.shown: DataLoader[Any] = DataLoader(
+            splits.train, generator=order, **_in_order(splits.train, order, shuffle, sampling), **settings
+        )
+        self._in_order: DataLoader[Any] = DataLoader(splits.train, generator=self._draws, **settings)
         self._validation: DataLoader[Any] | None = None
         if splits.validation is not None:
             self._validation = DataLoader(splits.validation, generator=self._draws, **settings)
@@ -167,6 +241,11 @@ class LoadedBatches:
     def train(self) -> Iterator[Batch]:
         """See `Batches`."""
         return self._on_device(self.shown)
+
+    def in_order(self) -> Iterator[Batch]:
+        """See `Batches`."""
+        self._draws.manual_seed(self._seed)
+        return self._on_device(self._in_order)
 
     def validation(self) -> Iterator[Batch] | None:
         """See `Batches`. What loads them draws the same in each epoch, so that nothing of it has to be saved."""
@@ -176,6 +255,19 @@ class LoadedBatches:
     def _on_device(self, loader: "DataLoader[Any]") -> Iterator[Batch]:
         for inputs, targets in loader:
             yield inputs.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
+
+
+def _in_order(dataset: Samples, order: Generator, shuffle: bool, sampling: str | None) -> dict[str, Any]:
+    """What tells a DataLoader the order of the samples."""
+    if not is_balanced(sampling):
+        return {"shuffle": shuffle}
+    return {"sampler": balanced_sampler(class_shares(targets_tensor(dataset)), order)}
+
+
+def _classes(data: Resident) -> Tensor:
+    """The class of each sample, int64 [N] on the CPU; or what is refused as no classes."""
+    targets = data.targets().cpu()
+    return targets if targets.is_floating_point() else targets.to(torch.int64)
 
 
 def _begin_loading(number: int) -> None:

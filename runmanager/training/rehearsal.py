@@ -3,8 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from runmanager.tracking.manager import RunManager
 from runmanager.training.alone import Alone
 from runmanager.training.epochs import evaluate, track
 from runmanager.training.loaders import Batch, NotResident, ResidentSplits
-from runmanager.training.settings import choose_device
 
 if TYPE_CHECKING:
     from runmanager.training.trainer import Trainer
@@ -30,7 +30,9 @@ _MOST_GATHERED, _GATHERED_AT_ONCE = 200_000, 1_000  # samples, whose targets are
 _LOOK_SECONDS, _MOST_STEPS = 0.5, 200
 
 
-def rehearse(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, number: int, seed: int) -> None:
+def rehearse(
+    trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, number: int, seed: int, project: Path
+) -> None:
     """Trains a run for two epochs of the ends of its data; what it raises is what training it would raise.
 
     Args:
@@ -40,19 +42,21 @@ def rehearse(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, 
         manager: tracks it, in a folder where nothing is kept.
         number: of the run.
         seed: what its random numbers come from.
+        project: whose runs it may start from.
     """
     batch_size = trainer.setting("batch_size", run)
     data = _resident(trainer, run, splits)
     validation = None if splits.validation is None else ends(splits.validation, batch_size, data and data.validation)
-    part = Splits(ends(splits.train, batch_size, data and data.train), validation, source=splits.source)
-    with manager.tracking(run, number=number, seed=seed), trainer.ready(run, part, seed) as alone:
+    train = ends(splits.train, batch_size, data and data.train)
+    part = replace(splits, train=train, validation=validation)
+    with manager.tracking(run, number=number, seed=seed), trainer.ready(run, part, seed, project) as alone:
         alone.shown = DataLoader(splits.train)
         alone.train(manager, NUM_EPOCHS)
 
 
 def _resident(trainer: "Trainer", run: Any, splits: Splits) -> ResidentSplits | None:
     try:
-        return trainer.resident(splits, choose_device(trainer.setting("device", run)))
+        return trainer.resident(splits, trainer.device(run))
     except NotResident:
         return None
 
@@ -126,7 +130,9 @@ class Measures:
     activation_bytes: int  # what a step keeps for its backward pass; on a GPU, all that it allocates
 
 
-def measure(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, number: int, seed: int) -> Measures:
+def measure(
+    trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, number: int, seed: int, project: Path
+) -> Measures:
     """Takes a few steps of a run, tracked as in training, and validates on a few batches.
 
     Raises:
@@ -136,7 +142,7 @@ def measure(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, n
     if size is None or validation_size is None:
         raise UnknownSizeError
     batch_size = trainer.setting("batch_size", run)
-    with manager.tracking(run, number=number, seed=seed), trainer.ready(run, splits, seed) as alone:
+    with manager.tracking(run, number=number, seed=seed), trainer.ready(run, splits, seed, project) as alone:
         manager.begin_epoch()
         batches = _endless(alone)
         first_seconds = _seconds_of(alone, batches, 1, manager)
@@ -149,9 +155,9 @@ def measure(trainer: "Trainer", run: Any, splits: Splits, manager: RunManager, n
     return Measures(num_steps, step_seconds, beyond, validation_seconds, state_bytes, activation_bytes)
 
 
-def pace(trainer: "Trainer", run: Any, splits: Splits, seed: int, wait: Callable[[], None]) -> float:
+def pace(trainer: "Trainer", run: Any, splits: Splits, seed: int, project: Path, wait: Callable[[], None]) -> float:
     """The seconds of a step of a run, as they are after `wait` has returned; nothing is tracked."""
-    with trainer.ready(run, splits, seed) as alone:
+    with trainer.ready(run, splits, seed, project) as alone:
         batches = _endless(alone)
         _seconds_of(alone, batches, 2, None)
         wait()

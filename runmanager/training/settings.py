@@ -1,10 +1,113 @@
 """The Trainer's settings: what each may be, and what it is when nobody says."""
 
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-SETTINGS = ("epochs", "batch_size", "shuffle", "validation", "num_workers", "clip_norm", "device")
+
+class TrainerError(ValueError):
+    """A part of the Trainer cannot be used; the message names it and says what to write."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a setting may be. What is built from its value looks at it once more."""
+
+    default: Any = None
+    fits: Callable[[Any], bool] = lambda value: True
+    asked: str = ""  # what a value has to be
+    has_default: bool = True
+    choices: tuple[str, ...] = ()  # where it is a name
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _whole(least: int, default: Any = None, *, has_default: bool = True) -> Setting:
+    def fits(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    return Setting(default, fits, f"a whole number of {least} or more", has_default)
+
+
+def _flag(default: bool) -> Setting:
+    return Setting(default, lambda value: isinstance(value, bool), "True or False")
+
+
+def _above_zero(what: str) -> Setting:
+    return Setting(
+        None, lambda value: _is_number(value) and value > 0, f"{what}; give a number above 0, or None for none"
+    )
+
+
+def _zero_or_more(what: str) -> Setting:
+    return Setting(None, lambda value: _is_number(value) and value >= 0, f"{what}; give a number of 0 or more; 0 is off")
+
+
+def _one_of(*choices: str, default: Any = None) -> Setting:
+    asked = f"one of {', '.join(map(repr, choices))}"
+    return Setting(default, lambda value: value in choices, asked, choices=choices)
+
+
+_SHARE = Setting(
+    0.1,
+    lambda value: _is_number(value) and 0 <= value < 1,
+    "a share of the training data; give a number from 0 up to, not including, 1",
+)
+_DECAY = Setting(0.999, lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 up to, not including, 1")
+
+_RULES: dict[str, Setting] = {
+    "epochs": _whole(1, has_default=False),
+    "batch_size": _whole(1, has_default=False),
+    "shuffle": _flag(True),
+    "validation": _SHARE,
+    "num_workers": _whole(0, 0),
+    "device": Setting(),
+    "normalize": Setting(),
+    "sampling": _one_of("balanced"),
+    "init": Setting(),
+    "head": Setting(),
+    "start_from": Setting(),
+    "start_strict": _flag(True),
+    "freeze": Setting(),
+    "unfreeze": Setting(),
+    "param_groups": Setting(),
+    "no_decay": _flag(False),
+    "schedule_every": _one_of("epoch", "step"),
+    "warmup": _whole(0, 0),
+    "class_weights": Setting(),
+    "mixup": _zero_or_more("the alpha of a beta distribution"),
+    "cutmix": _zero_or_more("the alpha of a beta distribution"),
+    "l1": _zero_or_more("the weight of a penalty"),
+    "l2": _zero_or_more("the weight of a penalty"),
+    "clip_norm": _above_zero("the norm of a gradient"),
+    "clip_value": _above_zero("the size of a gradient's number"),
+    "metrics": Setting(),
+    "log_every": _whole(1),
+    "show_predictions": _whole(0, 0),
+    "monitor": Setting(),
+    "patience": _whole(1),
+    "average": _one_of("ema", "swa"),
+    "ema_decay": _DECAY,
+    "swa_start": _whole(1),
+    "amp": _one_of("fp16", "bf16"),
+    "channels_last": _flag(False),
+    "compile": Setting(False),
+    "accumulate": _whole(1, 1),
+    "cudnn_benchmark": _flag(False),
+    "deterministic": _flag(False),
+    "devices": _whole(1, 1),
+    "parallel": _one_of("ddp", "dp", default="ddp"),
+    "sync_batchnorm": _flag(False),
+    "profile": _whole(1),
+}
+SWEPT_PARTS = ("network", "data", "optimizer", "scheduler")
+"""What a Trainer is made of and a grid may have, too; `loss` is a column of the results."""
+SETTINGS = tuple(_RULES)
 """What a Trainer reads from the run by itself when the grid has a parameter of that name."""
 
 USUAL = {
@@ -17,13 +120,6 @@ USUAL = {
 }
 """Values to begin with, for messages that say what to add."""
 
-_DEFAULTS = {"shuffle": True, "validation": 0.1, "num_workers": 0, "clip_norm": None, "device": None}
-_LEAST = {"epochs": 1, "batch_size": 1, "num_workers": 0}
-
-
-class TrainerError(ValueError):
-    """A part of the Trainer cannot be used; the message names it and says what to write."""
-
 
 def default_of(name: str) -> Any:
     """What a setting is when it is neither given nor in the grid.
@@ -31,27 +127,24 @@ def default_of(name: str) -> Any:
     Raises:
         TrainerError: it has to be given.
     """
-    if name not in _DEFAULTS:
+    if not _RULES[name].has_default:
         raise TrainerError(f"{name} is neither given to the Trainer nor in the grid; add {name}={USUAL[name]}")
-    return _DEFAULTS[name]
+    return _RULES[name].default
 
 
 def setting_fault(name: str, value: Any) -> str | None:
-    """What is wrong with a setting's value, or None."""
-    least = _LEAST.get(name)
-    if least is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-        return f"{name}={value!r} is not a whole number of {least} or more"
-    if name == "shuffle" and not isinstance(value, bool):
-        return f"shuffle={value!r} is neither True nor False"
-    if name == "clip_norm" and value is not None and not (_is_number(value) and value > 0):
-        return f"clip_norm={value!r} is no norm of a gradient; give a number above 0, or None for any"
-    if name == "validation" and not (_is_number(value) and 0 <= value < 1):
-        return f"validation={value!r} is no share of the training data; give a number from 0 up to, not including, 1"
-    return None
+    """What is wrong with a setting's value, or None. None is off, where it is the default."""
+    rule = _RULES[name]
+    if (value is None and rule.has_default and rule.default is None) or rule.fits(value):
+        return None
+    return f"{name}={value!r} is not {rule.asked}{nearest(value, rule.choices)}"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def nearest(name: Any, choices: Iterable[str]) -> str:
+    """The end of a message about a name that is none of these: the one that was perhaps meant."""
+    names = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(str(name).lower(), names, n=1)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def choose_device(device: Any) -> torch.device:

@@ -64,8 +64,10 @@ class OneByOne:
 class CrossEntropy:
     """Mean cross entropy over class targets, with a label smoothing for each network; other shapes go one by one."""
 
-    def __init__(self, losses: Sequence[Loss], smoothings: Sequence[float]) -> None:
+    def __init__(self, losses: Sequence[Loss], smoothings: Sequence[float], weights: Tensor | None = None) -> None:
+        """`weights` are the class weights of each, [K, C]; None where none has any."""
         self._one_by_one = OneByOne(losses)
+        self._weights = weights
         self._smoothings = torch.tensor(smoothings, dtype=torch.float64)  # [K]
         self._is_plain = not any(smoothings)
 
@@ -78,6 +80,8 @@ class CrossEntropy:
         """See `StackedLoss`."""
         self._one_by_one.keep(indices)
         self._smoothings = self._smoothings[list(indices)]
+        if self._weights is not None:
+            self._weights = self._weights[list(indices)]
 
     def __call__(self, preds: Tensor, targets: Tensor) -> Tensor:
         """See `StackedLoss`."""
@@ -85,15 +89,25 @@ class CrossEntropy:
             return self._one_by_one(preds, targets)
         size, num_samples, num_classes = preds.shape
         counted = targets.ne(_IGNORED)
-        num_counted = counted.sum(1)
+        shares = self._shares(preds, targets, counted)
+        total = shares.sum(1)
         each = F.cross_entropy(preds.reshape(-1, num_classes), targets.reshape(-1), reduction="none")
-        right = each.view(size, num_samples).sum(1) / num_counted
+        each = each.view(size, num_samples)
+        right = (each if self._weights is None else each * shares).sum(1) / total
         if self._is_plain:
             return right
         smoothings = self._smoothings = self._smoothings.to(preds)
-        spread = -(preds.log_softmax(2).sum(2) * counted).sum(1) / num_counted.clamp(min=1)
+        logs = preds.log_softmax(2) if self._weights is None else preds.log_softmax(2) * self._weights.unsqueeze(1)
+        spread = -(logs.sum(2) * counted).sum(1) / torch.where(total == 0, 1, total)
         smoothed = right * (1 - smoothings) + spread * (smoothings / num_classes)
         return torch.where(smoothings == 0, right, smoothed)
+
+    def _shares(self, preds: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
+        """How much each sample counts, [K, N]."""
+        if self._weights is None:
+            return counted
+        self._weights = self._weights.to(preds)
+        return self._weights.gather(1, targets.clamp(min=0)) * counted
 
 
 class InOneCall:
@@ -115,8 +129,10 @@ class InOneCall:
 def stacked_loss(losses: Sequence[Loss]) -> StackedLoss:
     """The fastest way to all these losses that gives what each gives alone."""
     smoothings = [_smoothing(loss) for loss in losses]
-    if None not in smoothings:
-        return CrossEntropy(losses, [float(one or 0) for one in smoothings])
+    weights = [getattr(loss, "weight", None) for loss in losses]
+    if None not in smoothings and len({None if one is None else one.shape for one in weights}) == 1:
+        stacked = None if weights[0] is None else torch.stack([one for one in weights if one is not None])
+        return CrossEntropy(losses, [float(one or 0) for one in smoothings], stacked)
     if _is_torchs_own(losses[0]) and len({values_token(loss) for loss in losses}) == 1:
         return InOneCall(losses[0])
     return OneByOne(losses)
@@ -129,7 +145,7 @@ def _smoothing(loss: Any) -> float | None:
     if type(loss) is partial and loss.func is F.cross_entropy and not loss.args:
         return loss.keywords.get("label_smoothing", 0.0) if loss.keywords.keys() <= {"label_smoothing"} else None
     if type(loss) is nn.CrossEntropyLoss and not _has_hooks(loss):
-        usual = loss.weight is None and loss.ignore_index == -100 and loss.reduction == "mean"
+        usual = loss.ignore_index == -100 and loss.reduction == "mean"
         return loss.label_smoothing if usual else None
     return None
 

@@ -1,13 +1,20 @@
 """How a group of networks takes steps: the plug point Stepper, and the one for a single run."""
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
+
+from runmanager.tracking.meters import Mean
+from runmanager.training.recipes.precision import pieces
+
+if TYPE_CHECKING:
+    from runmanager.training.parts import Parts
+    from runmanager.training.recipes.clipping import Clip
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -40,32 +47,108 @@ class Stepper(Protocol):
         """Puts the networks into train or eval mode."""
         ...
 
+    def grad_norms(self) -> Sequence[float | None] | None:
+        """The mean norm of each member's gradients before they were clipped, since this was asked last.
+
+        None for a member that is not clipped, and where none is.
+        """
+        ...
+
 
 class SingleStepper:
-    """The ordinary PyTorch step of one network."""
+    """The ordinary PyTorch step of one network, and what the run's recipe adds to it."""
 
     size = 1
 
-    def __init__(self, network: Module, optimizer: Optimizer, loss: Loss, clip_norm: float | None = None) -> None:
-        self.network, self.optimizer, self.loss, self.clip_norm = network, optimizer, loss, clip_norm
+    def __init__(self, parts: "Parts") -> None:
+        self.network, self.optimizer, self.loss, self.recipe = parts.network, parts.optimizer, parts.loss, parts.recipe
+        mixing = parts.recipe.mixing
+        self._train_loss = self.loss if mixing is None else mixing.soft_loss(self.loss)
+        self._norms = Mean(1)
 
     def step(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """See `Stepper`."""
+        recipe = self.recipe
         self.optimizer.zero_grad(set_to_none=True)
-        preds = self.network(inputs)
-        loss = self.loss(preds, targets)
-        loss.backward()
-        if self.clip_norm is not None:
-            clip_grad_norm_(self.network.parameters(), self.clip_norm)
-        self.optimizer.step()
+        if recipe.is_plain:
+            preds = self.network(inputs)
+            loss = self.loss(preds, targets)
+            loss.backward()
+        else:
+            loss, preds, targets = self._forward_and_backward(inputs, targets)
+        if recipe.clip is not None:
+            self._clip(recipe.clip)
+        if recipe.precision is None:
+            self.optimizer.step()
+        else:
+            recipe.precision.step(self.optimizer)
+        recipe.after_step()
         return Outcome(loss.detach(), preds.detach(), targets)
+
+    def _forward_and_backward(self, inputs: Tensor, targets: Tensor) -> Outcome:
+        """In as many pieces as the recipe says; the gradients are those of the whole batch's mean."""
+        mixing = self.recipe.mixing
+        if mixing is not None:
+            inputs, targets = mixing(inputs, targets)
+        pieces = [self._piece(*piece) for piece in self._pieces(inputs, targets)]
+        if len(pieces) == 1:
+            loss, preds = pieces[0]
+        else:
+            loss, preds = torch.stack([loss for loss, _ in pieces]).sum(), torch.cat([preds for _, preds in pieces])
+        return Outcome(loss, preds, targets if mixing is None else mixing.hard(targets))
+
+    def _pieces(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[Tensor, Tensor, float]]:
+        if self.recipe.accumulate == 1:
+            return [(inputs, targets, 1.0)]
+        return pieces(inputs, targets, self.recipe.accumulate)
+
+    def _piece(self, inputs: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """The loss of a piece, times its share of the batch, and its predictions; its gradients are added."""
+        with self._autocast():
+            preds = self.network(self._laid_out(inputs))
+            loss = self._train_loss(preds, targets)
+        penalty = self.recipe.penalty
+        objective = loss if penalty is None else loss + penalty(self.network.parameters())
+        precision = self.recipe.precision
+        scaled = objective * share if share != 1 else objective
+        if precision is None:
+            scaled.backward()
+        else:
+            precision.backward(scaled)
+        return loss.detach() * share, preds.detach()
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.recipe.precision is None else self.recipe.precision.autocast()
+
+    def _laid_out(self, inputs: Tensor) -> Tensor:
+        if self.recipe.channels_last and inputs.ndim == 4:
+            return inputs.to(memory_format=torch.channels_last)
+        return inputs
+
+    def _clip(self, clip: "Clip") -> None:
+        if self.recipe.precision is not None:
+            self.recipe.precision.before_clip(self.optimizer)
+        norm = clip(self.network.parameters())
+        if norm is not None:
+            self._norms.add(norm, 1)
 
     def evaluate(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """See `Stepper`."""
-        with torch.no_grad():
-            preds = self.network(inputs)
+        with torch.no_grad(), self._autocast():
+            preds = self.network(self._laid_out(inputs))
             return Outcome(self.loss(preds, targets), preds, targets)
 
     def train(self, mode: bool) -> None:
         """See `Stepper`."""
         self.network.train(mode)
+
+    def grad_norms(self) -> list[float] | None:
+        """See `Stepper`."""
+        norms, self._norms = self._norms.compute(), Mean(1)
+        return norms
+
+    def with_network(self, network: Module) -> "SingleStepper":
+        """The same for another network, as to evaluate it."""
+        other = copy.copy(self)
+        other.network = network
+        return other

@@ -1,21 +1,20 @@
 """The Trainer: a network, data, an optimizer and a loss in ordinary torch terms, and the loop that drives them."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import Module
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from runmanager.data.sources import splits_of
 from runmanager.data.splits import Splits
 from runmanager.tracking.faults import one_line
 from runmanager.tracking.manager import RunManager
 from runmanager.training.alone import Alone
+from runmanager.training.building import Building
 from runmanager.training.check import exercise, faults_of
 from runmanager.training.loaded import LoadedData
 from runmanager.training.loaders import (
@@ -25,17 +24,9 @@ from runmanager.training.loaders import (
     ResidentSplits,
     resident_splits,
 )
-from runmanager.training.parts import (
-    Parts,
-    build_loss,
-    build_network,
-    build_optimizer,
-    build_scheduler,
-    is_function_of_run,
-    of_run,
-)
+from runmanager.training.parts import Parts, is_function_of_run, num_required, of_run
 from runmanager.training.seeding import seeded
-from runmanager.training.settings import TrainerError, choose_device, default_of, setting_fault
+from runmanager.training.settings import SETTINGS, SWEPT_PARTS, TrainerError, choose_device, default_of, setting_fault
 
 
 class Trainer:
@@ -46,54 +37,138 @@ class Trainer:
 
     def __init__(
         self,
-        network: Any,
-        data: Any,
-        optimizer: Callable[[Any, Module], Optimizer],
-        loss: Any,
+        network: Any = None,
+        data: Any = None,
+        optimizer: Any = None,
+        loss: Any = None,
         *,
-        scheduler: Callable[[Any, Optimizer], LRScheduler] | None = None,
+        scheduler: Any = None,
         epochs: Any = None,
         batch_size: Any = None,
         shuffle: Any = None,
         validation: Any = None,
         num_workers: Any = None,
-        clip_norm: Any = None,
         device: Any = None,
         data_root: str | Path | None = None,
+        normalize: Any = None,
+        sampling: Any = None,
+        init: Any = None,
+        head: Any = None,
+        start_from: Any = None,
+        start_strict: Any = None,
+        freeze: Any = None,
+        unfreeze: Any = None,
+        param_groups: Any = None,
+        no_decay: Any = None,
+        schedule_every: Any = None,
+        warmup: Any = None,
+        class_weights: Any = None,
+        mixup: Any = None,
+        cutmix: Any = None,
+        l1: Any = None,
+        l2: Any = None,
+        clip_norm: Any = None,
+        clip_value: Any = None,
+        metrics: Any = None,
+        log_every: Any = None,
+        show_predictions: Any = None,
+        monitor: Any = None,
+        patience: Any = None,
+        average: Any = None,
+        ema_decay: Any = None,
+        swa_start: Any = None,
+        amp: Any = None,
+        channels_last: Any = None,
+        compile: Any = None,
+        accumulate: Any = None,
+        cudnn_benchmark: Any = None,
+        deterministic: Any = None,
+        devices: Any = None,
+        parallel: Any = None,
+        sync_batchnorm: Any = None,
+        profile: Any = None,
     ) -> None:
         """Nothing is built yet.
 
+        A name stands for a class or a function, whose arguments are the hyperparameters that bear their names; others are fixed
+        by functools.partial. All that follows `loss` may be a function of the run, and is off where it is None.
+
         Args:
-            network: a Module class, a function of the run that returns a Module, or a Module that each run gets a copy of.
-            data: a known name (`fashion_mnist`, `fashion_mnist_sample`), a Dataset, a (train, validation[, test]) tuple of
-                them, an (inputs, targets) pair of tensors, or a function of the run that returns one of these. A function is called
-                once for all runs in which it reads the same values.
-            optimizer: a function of the run and its network.
-            loss: a function of predictions and targets, or a function of the run that returns one.
-            scheduler: a function of the run and its optimizer that returns one of torch.optim.lr_scheduler. It is stepped after
-                each epoch.
+            network: a Module class, a function of the run that returns a Module, the name of a torchvision model, or a Module
+                that each run gets a copy of.
+            data: a known name (`cifar10`, `fashion_mnist`, `fashion_mnist_sample`, `image_folder`, `mnist`), a Dataset, a (train,
+                validation[, test]) tuple of them, an (inputs, targets) pair of tensors, or a function of the run that returns one
+                of these. A function is called once for all runs in which it reads the same values.
+            optimizer: one of torch.optim by name or class, or a function of the run and its network.
+            loss: one of torch.nn or torch.nn.functional by name, a function of predictions and targets, or a function of the run
+                that returns one.
+            scheduler: one of torch.optim.lr_scheduler by name (`cosine`, `step`, `plateau`, `one_cycle`, ...) or class, or a
+                function of the run and its optimizer.
             epochs: how many times the training data is gone through.
             batch_size: samples per step.
             shuffle: whether the training order is drawn anew in each epoch; by default it is.
             validation: the share of the training data that is held out for val_loss and val_accuracy, by default 0.1; the cut
                 is the same for all runs of a sweep, and each class gives its share.
             num_workers: how many processes load the batches of data that cannot be resident, by default 0: this one does.
-            clip_norm: the most that the norm of a run's whole gradient may be; a larger one is scaled down to it. By default any.
             device: 'cuda', 'mps', 'cpu' or a torch.device; by default the first of these that there is.
             data_root: where to look for a known data set first.
+            normalize: 'measured', or (means, stds) of the channels: inputs less the mean, by the deviation.
+            sampling: 'balanced' draws each class equally often, with replacement.
+            init: an initialiser of torch.nn.init by name for all weights, or {kind of layer or pattern: initialiser}.
+            head: the number of outputs of a new last layer; 'classes' for as many as the data has.
+            start_from: another run ('sweep/3', 'sweep/best'), or a file of weights, to start from.
+            start_strict: whether all of them have to fit, by default True; with False what fits is taken.
+            freeze: patterns of the names of parameters that are not trained.
+            unfreeze: {epoch: patterns} of frozen ones that are trained from that epoch on, counted from 1.
+            param_groups: {pattern of names: arguments of the optimizer, or lr_scale}.
+            no_decay: whether biases and norms go without weight decay.
+            schedule_every: 'epoch' or 'step': when the schedule goes on; by default what is usual for it.
+            warmup: how many epochs, or steps, the learning rate rises in.
+            class_weights: 'balanced', or a weight for each class, for the loss.
+            mixup, cutmix: the alpha of the beta distribution by which pairs of samples are mixed.
+            l1, l2: the weight of the sum of all parameters' sizes, or squares, in what is minimised.
+            clip_norm: the most that the norm of a run's whole gradient may be; a larger one is scaled down to it.
+            clip_value: the most that each number of the gradient may be.
+            metrics: names ('f1', 'kappa', 'confusion', ...), torchmetrics objects or functions of (preds, labels), which are
+                measured on the validation data.
+            log_every: steps from one running loss to the next.
+            show_predictions: how many validation samples a picture shows with their predictions and labels.
+            monitor: the metric that `patience` and a plateau go by, by default val_loss; ('val_f1', 'max') says which way.
+            patience: a run stops when so many epochs brought nothing better.
+            average: 'ema' or 'swa': validates an average of the weights, too.
+            ema_decay: of an exponential average, by default 0.999.
+            swa_start: the first epoch of a stochastic average, by default after three quarters.
+            amp: 'fp16' or 'bf16', mixed precision.
+            channels_last: whether pictures lie in memory by pixels.
+            compile: True, or a mode of torch.compile.
+            accumulate: how many pieces a batch is gone through in, so that it takes less memory.
+            cudnn_benchmark: whether cuDNN tries which of its ways is fastest.
+            deterministic: the strict mode: what cannot be deterministic is a fault before epoch 1.
+            devices: how many GPUs, or processes of a CPU, train one run.
+            parallel: 'ddp' for DistributedDataParallel, or 'dp' for DataParallel.
+            sync_batchnorm: whether the devices of a run share the statistics of BatchNorm.
+            profile: how many steps are written as a Chrome trace.
         """
         self.network, self.data, self.optimizer, self.loss, self.scheduler = network, data, optimizer, loss, scheduler
-        self._given = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "shuffle": shuffle,
-            "validation": validation,
-            "num_workers": num_workers,
-            "clip_norm": clip_norm,
-            "device": device,
-        }
+        given = locals()
+        self._given = {name: given[name] for name in SETTINGS}
         self.data_root = Path(data_root) if data_root is not None else None
         self._loaded = LoadedData()
+
+    def part(self, name: str, run: Any) -> Any:
+        """The network, data, optimizer, loss or scheduler: as given here, or else as it is called in the run.
+
+        Raises:
+            TrainerError: it is nowhere, and has to be.
+        """
+        given = getattr(self, name)
+        if given is None and name in run._fields:
+            return getattr(run, name)
+        if given is None and name != "scheduler":
+            raise TrainerError(f"{name} is neither given to the Trainer nor in the grid; add {name}=...")
+        if name in ("optimizer", "scheduler") and inspect.isfunction(given) and num_required(given) == 1:
+            return given(run)
+        return given
 
     def with_epochs(self, epochs: int) -> "Trainer":
         """The same Trainer for another number of epochs."""
@@ -110,7 +185,7 @@ class Trainer:
         given = {"data": self.data, **self._given}
         given |= {name: default_of(name) for name in ("shuffle", "validation") if given[name] is None}
         plain = (bool, int, float, str)
-        beside = ("device", "num_workers")  # where it is reached
+        beside = ("device", "num_workers", "log_every", "show_predictions", "profile")  # how it is reached, or seen
         return {name: value for name, value in given.items() if name not in beside and isinstance(value, plain)}
 
     def setting(self, name: str, run: Any) -> Any:
@@ -131,8 +206,9 @@ class Trainer:
         return value
 
     def settings_twice(self, names: Iterable[str]) -> list[str]:
-        """The settings that are given here although the grid has them too."""
-        return [name for name in names if self._given.get(name) is not None]
+        """What is given here although the grid has it, too."""
+        given = {**self._given, **{name: getattr(self, name) for name in SWEPT_PARTS}}
+        return [name for name in names if given.get(name) is not None]
 
     def splits(self, run: Any, split_seed: int, project: Path) -> Splits:
         """The data of a run, its validation split cut; as it was when it was loaded, whatever was drawn from it since.
@@ -143,22 +219,27 @@ class Trainer:
         """
 
         def load(run: Any) -> Splits:
-            data = of_run(self.data, run) if is_function_of_run(self.data) else self.data
-            return splits_of(data, self.data_root, project)
+            data = self.part("data", run)
+            return splits_of(of_run(data, run) if is_function_of_run(data) else data, self.data_root, project)
 
-        return self._loaded.splits(load, run, project, validation=self.setting("validation", run), seed=split_seed)
+        settings = {name: self.setting(name, run) for name in ("validation", "normalize")}
+        return self._loaded.splits(load, run, project, seed=split_seed, **settings)
 
-    def build(self, run: Any) -> Parts:
-        """The run's network on its device, with optimizer, schedule and loss.
+    def device(self, run: Any) -> torch.device:
+        """Where a run is trained.
+
+        Raises:
+            TrainerError: there is no such device here.
+        """
+        return choose_device(self.setting("device", run))
+
+    def build(self, run: Any, splits: Splits, project: Path) -> Parts:
+        """The run's network on its device, with optimizer, loss and recipe.
 
         Raises:
             TrainerError: a part is not what it should be.
         """
-        device = choose_device(self.setting("device", run))
-        network = build_network(self.network, run).to(device)
-        optimizer = build_optimizer(self.optimizer, run, network)
-        scheduler = build_scheduler(self.scheduler, run, optimizer)
-        return Parts(network, optimizer, build_loss(self.loss, run, device), scheduler)
+        return Building(self, run, splits, project).parts()
 
     def faults(
         self,
@@ -196,23 +277,36 @@ class Trainer:
             TrainerError: the run is built from other parts than those whose state was saved.
         """
         splits = self.splits(run, split_seed, project)
-        with self.ready(run, splits, seed) as alone:
+        with self.ready(run, splits, seed, project) as alone:
             alone.train(manager, self.setting("epochs", run))
 
     @contextmanager
-    def ready(self, run: Any, splits: Splits, seed: int) -> Iterator[Alone]:
+    def ready(self, run: Any, splits: Splits, seed: int, project: Path) -> Iterator[Alone]:
         """A run that is to be trained by itself, and inside the `with` the random numbers that are its own.
 
         Args:
             run: the run.
             splits: its data, or as much of it as it is to see.
             seed: what its random numbers come from.
+            project: whose runs it may start from.
         """
-        with self._loaded.left_as_it_was(), seeded(seed):
-            parts = self.build(run)
+        with self._loaded.left_as_it_was(), seeded(seed), self.mode(run):
+            parts = self.build(run, splits, project)
             order = torch.Generator().manual_seed(seed)
-            batches = self._batches(run, splits, order, seed, parts.device)
-            yield Alone(parts, order, splits, batches, self.setting("clip_norm", run))
+            yield Alone(parts, order, splits, self._batches(run, splits, order, seed, parts.device))
+
+    @contextmanager
+    def mode(self, run: Any) -> Iterator[None]:
+        """The strict mode, or cuDNN's benchmarks, where the run asks for one; as it was before, at the end."""
+        is_strict, is_benchmark = self.setting("deterministic", run), self.setting("cudnn_benchmark", run)
+        if not (is_strict or is_benchmark):
+            yield
+            return
+        from runmanager.training.recipes.determinism import strict
+        from runmanager.training.recipes.precision import cudnn_benchmark
+
+        with cudnn_benchmark(is_benchmark and not is_strict), strict(is_strict):
+            yield
 
     def train_group(
         self,
@@ -239,12 +333,12 @@ class Trainer:
         if any(one is not first for one in others):
             raise GroupBroken(1, "the runs of the group have different data")
         with self._loaded.left_as_it_was():
-            Group(self, manager, first, arithmetic).train(runs, numbers, seeds)
+            Group(self, manager, first, project, arithmetic).train(runs, numbers, seeds)
 
     def not_resident(self, run: Any, splits: Splits) -> str | None:
         """Why a run's data cannot stay on its device, and is read by a DataLoader instead; None where it can."""
         try:
-            self.resident(splits, choose_device(self.setting("device", run)))
+            self.resident(splits, self.device(run))
         except NotResident as reason:
             return str(reason)
         return None
@@ -263,12 +357,11 @@ class Trainer:
     def _batches(
         self, run: Any, splits: Splits, order: torch.Generator, seed: int, device: torch.device
     ) -> ResidentBatches | LoadedBatches:
-        batch_size, shuffle = self.setting("batch_size", run), self.setting("shuffle", run)
+        batch_size, shuffle, sampling = (self.setting(name, run) for name in ("batch_size", "shuffle", "sampling"))
         try:
             data = self.resident(splits, device)
         except NotResident:
             num_workers = self.setting("num_workers", run)
-            return LoadedBatches(
-                splits, order, seed, device, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers
-            )
-        return ResidentBatches(data, [order], batch_size=batch_size, shuffles=[shuffle])
+            settings = {"batch_size": batch_size, "shuffle": shuffle, "sampling": sampling, "num_workers": num_workers}
+            return LoadedBatches(splits, order, seed, device, **settings)
+        return ResidentBatches(data, [order], batch_size=batch_size, shuffles=[shuffle], samplings=[sampling])

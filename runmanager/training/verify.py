@@ -77,7 +77,7 @@ def _alone(trial: Trial, member: Member, num_steps: int) -> tuple[Tensor, Tensor
     parts = member.parts
     with seeded(0):
         put_back(member.states)
-        stepper = SingleStepper(parts.network, parts.optimizer, parts.loss, member.clip_norm)
+        stepper = SingleStepper(parts)
         stepper.train(True)
         steps = _first(num_steps, trial.batches([member]))
         losses = [stepper.step(*_as(dtype_of(parts.network), batch)).loss for batch in steps]

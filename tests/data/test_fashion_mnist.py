@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import http.server
 import importlib.util
-import socket
 import sys
 import tempfile
 import threading
@@ -18,10 +17,10 @@ import torch
 from torchvision.datasets import FashionMNIST
 
 from runmanager.data.fashion_mnist import FILES, DataNotFoundError, fashion_mnist, fashion_mnist_sample
+from tests.data.offline import PROXIES
 
 FULL_SET = Path("/usr/share/datasets/fashion-mnist")
 SAMPLE = Path(sys.modules[fashion_mnist.__module__].__file__).with_name("fashion_mnist_sample")
-PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 def maker():
@@ -57,30 +56,6 @@ def put_unpacked(folder, num_images):
     raw.mkdir(parents=True)
     for name, data in tiny_set(num_images).items():
         (raw / name.removesuffix(".gz")).write_bytes(gzip.decompress(data))
-
-
-def closed_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    """No download can succeed: every proxy is a closed port."""
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it would remember the proxies of an earlier call
-    for name in PROXIES:
-        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
-        monkeypatch.setenv(name.upper(), f"http://127.0.0.1:{closed_port()}")
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def share(tmp_path, monkeypatch):
-    """The system's folder for shared data, empty."""
-    monkeypatch.setenv("XDG_DATA_DIRS", str(tmp_path / "share"))
-    return tmp_path / "share"
 
 
 @pytest.mark.parametrize("put", [put_packed, put_unpacked])

@@ -71,7 +71,9 @@ def test_an_unknown_name_lists_the_choices_and_the_nearest(name, nearest, tmp_pa
 
 
 def test_a_name_that_is_like_no_other_gets_no_guess(tmp_path):
-    with pytest.raises(DataError, match="choose fashion_mnist or fashion_mnist_sample") as caught:
+    with pytest.raises(
+        DataError, match=r"choose cifar10, fashion_mnist, fashion_mnist_sample, image_folder, mnist$"
+    ) as caught:
         of("zzz", tmp_path)
     assert "did you mean" not in str(caught.value)
 

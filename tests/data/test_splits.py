@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from runmanager.data.splits import DataError, Splits, stratified_split
+from runmanager.data.splits import DataError, Normalization, Splits, stratified_split
 
 
 class Bare(Dataset):
@@ -132,3 +132,69 @@ def test_ties_between_classes_favour_no_end_of_them():
     classes = targets[validation.indices].unique()
     assert len(classes) == 100
     assert 60 < classes.float().mean() < 140
+
+
+class Named(WithTargets):
+    """With names of its classes."""
+
+    classes = ("cat", "dog", "emu")
+
+
+def test_the_names_of_the_classes_are_those_of_the_data_set_whatever_part_it_is():
+    data = Named([0, 1, 0, 1])
+    for splits in (Splits(data), Splits(Subset(Subset(data, [0, 1, 2]), [1, 2])), Splits(data).with_validation(0.5, 0)):
+        assert splits.classes == ("cat", "dog", "emu")
+        assert splits.num_classes == 3
+
+
+@pytest.mark.parametrize("classes", [None, [], 7, {"cat": 0}, [0, 1], ["cat", None]])
+def test_what_are_no_names_are_not_taken_for_them(classes):
+    data = WithTargets([0, 4, 1])
+    data.classes = classes
+    assert Splits(data).classes is None
+    assert Splits(data).num_classes == 5
+
+
+def test_of_several_names_of_a_class_the_first_counts():
+    data = WithTargets([0])
+    data.classes = [("tench", "Tinca tinca"), ("goldfish",)]
+    assert Splits(data).classes == ("tench", "goldfish")
+
+
+def test_names_that_are_given_go_before_those_of_the_data():
+    assert Splits(Named([0, 1] * 4), classes=("a", "b", "c")).with_validation(0.5, 0).classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        (torch.tensor([0, 2, 1]), 3),
+        (torch.tensor([0, 2, 1], dtype=torch.uint8), 3),
+        (torch.tensor([0.0, 1.0, 2.0]), None),
+        (torch.tensor([0, -1, 2]), None),
+        (torch.tensor([[0, 1], [1, 0], [1, 1]]), None),
+    ],
+)
+def test_tensors_have_no_names_but_may_have_a_number_of_classes(targets, expected):
+    splits = Splits(TensorDataset(torch.zeros(3, 2), targets))
+    assert splits.classes is None
+    assert splits.num_classes == expected
+
+
+def test_where_only_samples_tell_they_are_read_once_and_no_random_number_is_used_up():
+    class Drawing(Bare):
+        num_read = 0
+
+        def __getitem__(self, index):
+            self.num_read += 1
+            return torch.rand(2), self.labels[index]
+
+    splits, before = Splits(Drawing([0, 3, 1])), torch.get_rng_state()
+    assert [splits.num_classes, splits.num_classes] == [4, 4]
+    assert splits.train.num_read == 3
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_cut_keeps_what_the_inputs_were_normalised_by():
+    how = Normalization((0.5,), (0.2,))
+    assert Splits(Bare([0, 1] * 4), normalization=how).with_validation(0.5, 0).normalization == how

@@ -10,6 +10,9 @@ from torch import Generator, nn
 
 from runmanager.training.arithmetics import VMAP
 from runmanager.training.fused import FusedStepper
+from runmanager.training.parts import Parts
+from runmanager.training.recipe import Recipe
+from runmanager.training.recipes.clipping import Clip
 from runmanager.training.steppers import SingleStepper
 
 NUM_CLASSES = 3
@@ -22,7 +25,7 @@ class Member:
     network: nn.Module
     optimizer: Any
     loss: Any
-    clip_norm: float | None
+    recipe: Recipe
     random_state: torch.Tensor
 
     @classmethod
@@ -30,7 +33,13 @@ class Member:
         with torch.random.fork_rng([]):
             torch.manual_seed(100 + index)
             made = network(index)
-            return cls(made, optimizer(index, made), loss(index), clip_norm(index), torch.get_rng_state())
+            limit = clip_norm(index)
+            recipe = Recipe(clip=None if limit is None else Clip(norm=limit))
+            return cls(made, optimizer(index, made), loss(index), recipe, torch.get_rng_state())
+
+    @property
+    def parts(self):
+        return Parts(self.network, self.optimizer, self.loss, self.recipe)
 
 
 class Alone:
@@ -38,7 +47,7 @@ class Alone:
 
     def __init__(self, member):
         self.member, self.state = member, member.random_state
-        self.stepper = SingleStepper(member.network, member.optimizer, member.loss, member.clip_norm)
+        self.stepper = SingleStepper(member.parts)
 
     def step(self, *batch):
         return self._drawing(self.stepper.step, *batch)
@@ -63,15 +72,7 @@ def fused_stepper(members, arithmetic=VMAP, *, shared=False):
     for member in members:
         generators.append(Generator())
         generators[-1].set_state(member.random_state)
-    stepper = FusedStepper(
-        [member.network for member in members],
-        [member.optimizer for member in members],
-        [member.loss for member in members],
-        generators,
-        [member.clip_norm for member in members],
-        arithmetic,
-        shared=shared,
-    )
+    stepper = FusedStepper([member.parts for member in members], generators, arithmetic, shared=shared)
     stepper.begin_epoch()
     stepper.train(True)
     return stepper

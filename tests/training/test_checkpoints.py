@@ -13,6 +13,8 @@ from torch.utils.data import Dataset, TensorDataset
 from runmanager.data.splits import Splits
 from runmanager.training.checkpoints import TrainingState
 from runmanager.training.parts import Parts
+from runmanager.training.recipe import Recipe
+from runmanager.training.recipes.schedules import Schedule
 from runmanager.training.settings import TrainerError
 
 INPUTS, TARGETS = torch.rand(8, 4), torch.tensor([0, 1] * 4)
@@ -26,7 +28,8 @@ def built(network=linear, optimizer=torch.optim.Adam, loss=F.cross_entropy, sche
     """What a run that was just built has: its parts, and its state."""
     made = network()
     optimizer = optimizer(made.parameters(), lr=0.1)
-    parts = Parts(made, optimizer, loss, schedule(optimizer) if schedule else None)
+    recipe = Recipe(schedule=Schedule(schedule(optimizer), every="epoch", monitor="val_loss") if schedule else None)
+    parts = Parts(made, optimizer, loss, recipe)
     splits = Splits(data or TensorDataset(INPUTS, TARGETS))
     return parts, TrainingState(parts, torch.Generator().manual_seed(1), splits)
 
@@ -240,14 +243,14 @@ class Own(torch.optim.lr_scheduler.LRScheduler):
 def test_a_schedule_of_ones_own_comes_back():
     parts, state = built(schedule=Own)
     step(parts)
-    parts.scheduler.step()
+    parts.recipe.schedule.end_epoch({}, 1)
     content = saved(state)
     other, state = built(schedule=Own)
     state.restore(content)
     for made in (parts, other):
         step(made)
-        made.scheduler.step()
-    assert other.scheduler.get_last_lr() == parts.scheduler.get_last_lr() == [0.1 / 4]
+        made.recipe.schedule.end_epoch({}, 1)
+    assert other.recipe.schedule.scheduler.get_last_lr() == parts.recipe.schedule.scheduler.get_last_lr() == [0.1 / 4]
 
 
 def test_what_cannot_be_saved_is_refused_by_its_place():

@@ -7,6 +7,7 @@ from torch import nn
 
 from runmanager import RunBuilder, RunManager
 from runmanager.training.epochs import evaluate, track, train_epoch
+from runmanager.training.parts import Parts
 from runmanager.training.steppers import Outcome, SingleStepper
 from tests.training.fused_networks import mlp
 from tests.training.fused_twins import Member, fused_stepper, sgd
@@ -21,7 +22,7 @@ def batches(num_samples=10, batch_size=4):
 
 
 def single(network, loss=F.cross_entropy):
-    return SingleStepper(network, torch.optim.SGD(network.parameters(), lr=0.1), loss)
+    return SingleStepper(Parts(network, torch.optim.SGD(network.parameters(), lr=0.1), loss))
 
 
 def group(size):
@@ -71,7 +72,7 @@ def test_validation_is_in_eval_mode_and_training_in_train_mode(tmp_path):
 
 def test_an_epoch_goes_through_each_batch_once_and_its_row_has_the_means(tmp_path):
     network = nn.Linear(16, 3)
-    stepper = SingleStepper(network, torch.optim.SGD(network.parameters(), lr=0.0), F.cross_entropy)
+    stepper = SingleStepper(Parts(network, torch.optim.SGD(network.parameters(), lr=0.0), F.cross_entropy))
     manager = RunManager("test", root=tmp_path, tensorboard=False, quiet=True)
     manager.begin_run(RUN).begin_epoch()
     train_epoch(stepper, batches(), manager)

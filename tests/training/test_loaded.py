@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from runmanager import RunBuilder
-from runmanager.data.splits import Splits
+from runmanager.data.resident import resident
+from runmanager.data.splits import DataError, Splits
 from runmanager.training.loaded import LoadedData
 from runmanager.training.reads import recorded
 
@@ -62,8 +63,8 @@ def counting(make):
     return load, calls
 
 
-def get(data, load, run, *, validation=0.2, seed=0, place=HERE):
-    return data.splits(load, run, place, validation=validation, seed=seed)
+def get(data, load, run, *, validation=0.2, seed=0, place=HERE, **options):
+    return data.splits(load, run, place, validation=validation, seed=seed, **options)
 
 
 def read(splits):
@@ -231,3 +232,52 @@ def test_after_a_load_that_failed_the_next_one_goes_well():
     with pytest.raises(OSError, match="gone"):
         get(data, load, two)
     assert read(get(data, load, three)) == once
+
+
+def test_runs_of_one_normalisation_share_their_splits_and_those_of_others_share_the_data():
+    data, (load, calls) = LoadedData(), counting(lambda run: TensorDataset(torch.randn(20, 3), torch.arange(20) % 2))
+    (run,) = runs(lr=[1])
+    ways = ["measured", None, (0.5, 0.2), [[0.5], [0.2]], "measured", None]
+    first, plain, given, same, *again = [get(data, load, run, normalize=how) for how in ways]
+    assert again == [first, plain]
+    assert all(one is other for one, other in zip([first, plain, given], [*again, same], strict=True))
+    assert len(calls) == 1
+    kept = [resident(one.train, "cpu", budget=2**20) for one in (first, plain, given)]
+    assert len({one._inputs._values.data_ptr() for one in kept}) == 1
+    assert plain.normalization is None
+
+
+def test_what_is_measured_is_of_the_training_part_of_each_cut():
+    inputs = torch.randn(20, 1, generator=torch.Generator().manual_seed(0))
+    data, (load, _) = LoadedData(), counting(lambda run: TensorDataset(inputs, torch.arange(20) % 2))
+    (run,) = runs(lr=[1])
+    for share in (0.2, 0.5):
+        splits, cut = (get(data, load, run, validation=share, normalize=how) for how in ("measured", None))
+        rows = cut.train.indices
+        assert splits.normalization.means == pytest.approx([inputs[rows].double().mean().item()])
+        assert torch.equal(splits.validation[0][0], (cut.validation[0][0] - splits.normalization.means[0]).div(
+            torch.tensor(splits.normalization.stds)
+        ))  # fmt: skip
+
+
+def test_measuring_changes_no_random_number_of_a_run():
+    every = runs(size=[20, 30], share=[0.2, 0.4])
+
+    def read_as_it_was(order):
+        data, (load, _) = LoadedData(), counting(lambda run: Noisy(run.size))
+        return {run: read(get(data, load, run, validation=run.share, normalize="measured")) for run in order}
+
+    before = torch.get_rng_state(), random.getstate()
+    forward, backward = read_as_it_was(every), read_as_it_was(every[::-1])
+    assert forward == backward == {run: read_as_it_was([run])[run] for run in every}
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert random.getstate() == before[1]
+
+
+def test_after_a_normalisation_that_makes_no_sense_the_next_run_goes_well():
+    data, (load, _) = LoadedData(), counting(lambda run: Noisy())
+    (run,) = runs(lr=[1])
+    once = read(get(data, load, run, normalize="measured"))
+    with pytest.raises(DataError, match="3 means"):
+        get(data, load, run, normalize=((0.5,) * 3, (0.5,) * 3))
+    assert read(get(data, load, run, normalize="measured")) == once

@@ -5,13 +5,18 @@ import os
 import random
 import select
 import signal
+from collections import namedtuple
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
 
-from runmanager.data.splits import Splits
+from runmanager import RunManager
+from runmanager.data.measuring import normalised
+from runmanager.data.splits import DataError, Splits
 from runmanager.training.loaders import LoadedBatches, NotResident, ResidentBatches, resident_splits
 
 CPU = torch.device("cpu")
@@ -135,9 +140,9 @@ SETS = {
 each_set = pytest.mark.parametrize("data", SETS.values(), ids=SETS)
 
 
-def taken(data, orders, shuffles, batch_size=5):
+def taken(data, orders, shuffles, batch_size=5, **settings):
     splits = Splits(data, data)
-    settings = {"batch_size": batch_size, "shuffles": shuffles}
+    settings |= {"batch_size": batch_size, "shuffles": shuffles}
     return ResidentBatches(resident_splits(splits, CPU), orders, **settings)
 
 
@@ -214,3 +219,110 @@ def test_those_who_show_samples_see_what_the_data_set_has():
 def test_data_that_draws_is_not_resident():
     with pytest.raises(NotResident):
         resident_splits(Splits(Drawing()), CPU)
+
+
+# -- samples that are drawn so that all classes come equally often
+
+UNEQUAL = TensorDataset(torch.arange(60.0)[:, None], torch.tensor([0] * 48 + [1] * 9 + [2] * 3))
+
+
+def weighted(data, targets, generator, **settings):
+    """torch's own way, by hand."""
+    weights = [1 / targets.count(target) for target in targets]
+    sampler = WeightedRandomSampler(weights, len(targets), replacement=True, generator=generator)
+    return DataLoader(data, sampler=sampler, generator=generator, **settings)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_balanced_batches_are_those_of_a_weighted_sampler_in_every_epoch(shuffle):
+    generators = [torch.Generator().manual_seed(7) for _ in range(4)]
+    batches = taken(UNEQUAL, generators[:1], [shuffle], samplings=["balanced"])
+    settings = {"batch_size": 5, "shuffle": shuffle, "sampling": "balanced"}
+    read = LoadedBatches(Splits(UNEQUAL), generators[1], 0, CPU, num_workers=0, **settings)
+    processes = LoadedBatches(Splits(UNEQUAL), generators[2], 0, CPU, num_workers=1, **settings)
+    plain = weighted(UNEQUAL, UNEQUAL.tensors[1].tolist(), generators[3], batch_size=5)
+    for _ in range(2):
+        expected = list(plain)
+        for one in (batches, read, processes):
+            assert_equal(one.train(), expected)
+        assert len({generator.get_state().numpy().tobytes() for generator in generators}) == 1
+
+
+def test_balanced_batches_have_all_classes_alike():
+    batches = taken(UNEQUAL, [torch.Generator().manual_seed(1)], [True], samplings=["balanced"])
+    drawn = torch.cat([targets for _ in range(50) for _, targets in batches.train()])
+    assert torch.bincount(drawn) / len(drawn) == pytest.approx([1 / 3] * 3, abs=0.03)
+
+
+def test_a_part_is_balanced_by_its_own_samples():
+    part = Subset(UNEQUAL, [0, 1, 2, 50, 59, 58])
+    batches = taken(part, [torch.Generator().manual_seed(3)], [True], samplings=["balanced"])
+    plain = weighted(part, [0, 0, 0, 1, 2, 2], torch.Generator().manual_seed(3), batch_size=5)
+    assert_equal(batches.train(), plain)
+
+
+def test_each_member_of_a_group_draws_its_samples_as_it_does_alone():
+    ways = [("balanced", True), (None, True), ("balanced", False), (None, False)]
+
+    def group(numbers):
+        generators = [torch.Generator().manual_seed(number) for number in numbers]
+        samplings, shuffles = zip(*[ways[number] for number in numbers], strict=True)
+        return taken(UNEQUAL, generators, shuffles, samplings=samplings)
+
+    together, alone = group(range(4)), [group([number]) for number in range(4)]
+    for (inputs, targets), *each in zip(together.train(), *(one.train() for one in alone), strict=True):
+        assert torch.equal(inputs, torch.stack([its_inputs for its_inputs, _ in each]))
+        assert torch.equal(targets, torch.stack([its_targets for _, its_targets in each]))
+    together.keep([1, 2])
+    for (inputs, _), *each in zip(together.train(), *(alone[number].train() for number in (1, 2)), strict=True):
+        assert torch.equal(inputs, torch.stack([its_inputs for its_inputs, _ in each]))
+
+
+def test_members_that_draw_their_samples_do_not_share_batches():
+    assert not taken(UNEQUAL, [torch.Generator()] * 2, [False] * 2, samplings=["balanced"] * 2).are_shared
+    assert taken(UNEQUAL, [torch.Generator()] * 2, [False] * 2, samplings=[None] * 2).are_shared
+
+
+def test_an_unknown_sampling_or_targets_that_are_no_classes_are_told():
+    numbers = TensorDataset(torch.zeros(4, 1), torch.rand(4))
+    settings = {"batch_size": 2, "shuffle": True, "num_workers": 0}
+    for data, sampling, reason in ((UNEQUAL, "even", "sampling='even' is unknown"), (numbers, "balanced", "classes")):
+        with pytest.raises(DataError, match=reason):
+            taken(data, [torch.Generator()], [True], samplings=[sampling])
+        with pytest.raises(DataError, match=reason):
+            LoadedBatches(Splits(data), torch.Generator(), 0, CPU, sampling=sampling, **settings)
+
+
+# -- what people are shown of normalised inputs
+
+
+def pictures_shown(root, shown):
+    """The image grid and the graph that a run has in TensorBoard."""
+    Run = namedtuple("Run", ["lr"])
+    m = RunManager("sweep", root=root, quiet=True)
+    m.begin_run(Run(0.1), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 6 * 6, 2)), shown)
+    m.begin_epoch()
+    m.track_loss(torch.tensor(1.0), [0])
+    m.end_epoch()
+    m.end_run()
+    m.close()
+    (file,) = (path for path in root.rglob("events.out.tfevents*") if not path.name.endswith(".end"))
+    events = [Event.FromString(data) for data in RawEventFileLoader(str(file)).Load()]
+    values = [value for event in events for value in event.summary.value if value.tag == "images"]
+    assert any(event.graph_def for event in events)
+    return values[0].image.encoded_image_string
+
+
+def test_tensorboard_shows_normalised_pictures_as_they_were(tmp_path):
+    colours = torch.randint(20, 200, (40, 3, 6, 6), generator=torch.Generator().manual_seed(0)).float() / 255
+    data = TensorDataset(colours, torch.arange(40) % 2)
+    plain, splits = Splits(data, data), normalised(Splits(data, data), ((0.5, 0.4, 0.3), (0.2, 0.1, 0.3)))
+    settings = {"batch_size": 4, "shuffle": False, "num_workers": 0}
+    expected = pictures_shown(tmp_path / "plain", LoadedBatches(plain, torch.Generator(), 0, CPU, **settings).shown)
+    kept = ResidentBatches(resident_splits(splits, CPU), [torch.Generator()], batch_size=4, shuffles=[False])
+    read = LoadedBatches(splits, torch.Generator(), 0, CPU, **settings)
+    assert torch.equal(next(kept.train())[0], next(read.train())[0])
+    assert not torch.equal(next(kept.train())[0], colours[:4])
+    assert torch.equal(kept.shown.dataset[3][0], splits.train[3][0])  # the graph is traced with what the network gets
+    assert pictures_shown(tmp_path / "kept", kept.shown) == expected
+    assert pictures_shown(tmp_path / "read", read.shown) == expected

@@ -127,7 +127,7 @@ def test_a_hook_of_a_loss_is_called():
     [
         (FOR_CLASSES["smoothings of their own"], CrossEntropy),
         (FOR_NUMBERS["squares"], InOneCall),
-        (FOR_CLASSES["class weights of their own"], OneByOne),
+        (FOR_CLASSES["class weights of their own"], CrossEntropy),
         (FOR_CLASSES["one's own function"], OneByOne),
     ],
 )

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from runmanager.training.parts import Parts
+from runmanager.training.recipe import Recipe
+from runmanager.training.recipes.clipping import Clip
 from runmanager.training.steppers import SingleStepper
 
 INPUTS, TARGETS = torch.rand(8, 3), torch.tensor([0, 1] * 4)
@@ -14,7 +17,7 @@ INPUTS, TARGETS = torch.rand(8, 3), torch.tensor([0, 1] * 4)
 
 def stepper_of(network, clip_norm=None):
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    return SingleStepper(network, optimizer, F.cross_entropy, clip_norm)
+    return SingleStepper(Parts(network, optimizer, F.cross_entropy, Recipe(clip=clip_norm and Clip(norm=clip_norm))))
 
 
 def test_steps_are_bit_equal_to_those_written_by_hand():

@@ -362,19 +362,21 @@ def test_targets_that_are_no_classes_have_a_loss_and_no_accuracy(tmp_path):
         ({"batch_size": None}, "batch_size is neither given to the Trainer nor in the grid; add batch_size=100"),
         ({"epochs": 0}, "epochs=0 is not a whole number of 1 or more"),
         ({"batch_size": 2.5}, "batch_size=2.5 is not a whole number of 1 or more"),
-        ({"shuffle": "yes"}, "shuffle='yes' is neither True nor False"),
+        ({"shuffle": "yes"}, "shuffle='yes' is not True or False"),
         ({"validation": 1.5}, "validation=1.5"),
         ({"device": "gpu"}, "device='gpu' is unknown; choose 'cuda', 'mps' or 'cpu'"),
         ({"network": lambda: 3}, "gives a int; give a Module class"),
-        ({"optimizer": torch.optim.Adam}, "write optimizer=lambda run, network: torch.optim.Adam("),
+        ({"optimizer": 3}, "write optimizer=lambda run, network: torch.optim.Adam("),
+        ({"optimizer": "adm"}, "did you mean 'Adam'?"),
         ({"optimizer": lambda run, network: None}, "not a torch.optim.Optimizer"),
         ({"optimizer": lambda run, network: run.momentum}, "the grid has lr; add momentum=[0.9]"),
-        ({"scheduler": torch.optim.lr_scheduler.StepLR}, "write scheduler=lambda run, optimizer: torch.optim.lr_sche"),
+        ({"scheduler": torch.optim.lr_scheduler.StepLR}, "StepLR needs step_size, and the grid has lr; add step_size=[10]"),
+        ({"scheduler": "cosin"}, "did you mean 'cosine'?"),
         ({"scheduler": lambda run, optimizer: None}, "not one of torch.optim.lr_scheduler"),
         ({"scheduler": lambda run, optimizer: run.gamma}, "the scheduler reads run.gamma, but the grid has lr"),
         (
-            {"scheduler": lambda run, optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)},
-            "a ReduceLROnPlateau, which wants a metric at each step",
+            {"scheduler": "plateau", "monitor": "val_f1"},
+            "the schedule goes by val_f1, which is not measured; monitor one of val_loss, val_accuracy",
         ),
         (
             {"scheduler": lambda run, optimizer: torch.optim.lr_scheduler.StepLR(sgd(run, small_network()), 1)},
@@ -382,7 +384,7 @@ def test_targets_that_are_no_classes_have_a_loss_and_no_accuracy(tmp_path):
         ),
         ({"num_workers": -1}, "num_workers=-1 is not a whole number of 0 or more"),
         ({"num_workers": 1.0}, "num_workers=1.0 is not a whole number of 0 or more"),
-        ({"loss": "cross_entropy"}, "write loss=F.cross_entropy"),
+        ({"loss": "cross_entropi"}, "did you mean 'cross_entropy'?"),
         ({"loss": partial(F.cross_entropy, reduction="none")}, "the loss has shape [2]; return its mean"),
         ({"data": "fashion_mnst"}, "did you mean 'fashion_mnist'?"),
         ({"data": lambda run: 1 / 0}, "data: ZeroDivisionError"),
@@ -430,4 +432,4 @@ def test_a_device_that_is_not_here_is_refused():
     if torch.backends.mps.is_available():
         pytest.skip("this machine has it")
     with pytest.raises(TrainerError, match="there is none here; choose 'cpu'"):
-        trainer(device="mps").build(run_of())
+        trainer(device="mps").device(run_of())

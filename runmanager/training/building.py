@@ -1,0 +1,299 @@
+"""How the parts of a run are built from what its Trainer was given. What is off imports nothing."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from runmanager.data.splits import Splits
+from runmanager.training.parts import Parts
+from runmanager.training.recipe import Recipe
+from runmanager.training.settings import TrainerError, choose_device
+from runmanager.training.steppers import Loss
+
+if TYPE_CHECKING:
+    from runmanager.training.recipes.averages import Average
+    from runmanager.training.recipes.clipping import Clip
+    from runmanager.training.recipes.freezing import Unfreezing
+    from runmanager.training.recipes.metrics import Metrics
+    from runmanager.training.recipes.mixing import Mixing
+    from runmanager.training.recipes.monitor import Monitor
+    from runmanager.training.recipes.patience import Patience
+    from runmanager.training.recipes.penalties import Penalty
+    from runmanager.training.recipes.precision import Precision
+    from runmanager.training.recipes.schedules import Schedule
+    from runmanager.training.trainer import Trainer
+
+
+class Building:
+    """Builds the parts of a run, one after another."""
+
+    def __init__(self, trainer: "Trainer", run: Any, splits: Splits, project: Path) -> None:
+        """Nothing is built yet.
+
+        Args:
+            trainer: what it was given decides.
+            run: the run.
+            splits: its data.
+            project: whose runs it may start from.
+        """
+        self._trainer, self._run, self._splits, self._project = trainer, run, splits, project
+        self.notes: list[str] = []
+
+    def _setting(self, name: str) -> Any:
+        return self._trainer.setting(name, self._run)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the run is trained."""
+        return choose_device(self._setting("device"))
+
+    def parts(self) -> Parts:
+        """All of them.
+
+        Raises:
+            TrainerError: a part is not what it should be.
+        """
+        network = self.network()
+        optimizer = self.optimizer(network)
+        loss = self.loss()
+        return Parts(network, optimizer, loss, self.recipe(network, optimizer), self.notes)
+
+    def network(self) -> Module:
+        """The run's network on its device: with its head, its first weights, and what of it is frozen."""
+        from runmanager.training.recipes.networks import build_network
+
+        network = build_network(self._trainer.part("network", self._run), self._run)
+        self._replace_head(network)
+        self._initialise(network)
+        self._start(network)
+        self._freeze(network)
+        network = network.to(self.device)
+        return self._fast(network)
+
+    def _replace_head(self, network: Module) -> None:
+        head = self._setting("head")
+        if head is None:
+            return
+        from runmanager.training.recipes.networks import replace_head
+
+        num_classes = self._num_classes("head='classes'") if head == "classes" else head
+        name = replace_head(network, num_classes)
+        self.notes.append(f"a new head: {name} with {num_classes} outputs")
+
+    def _initialise(self, network: Module) -> None:
+        init = self._setting("init")
+        if init is None:
+            return
+        from runmanager.training.recipes.initialisation import initialise
+
+        done = initialise(network, init, self._run)
+        self.notes.append(f"first weights: {', '.join(f'{name} by {how}' for name, how in done.items())}")
+
+    def _start(self, network: Module) -> None:
+        start_from = self._setting("start_from")
+        if start_from is None:
+            return
+        from runmanager.training.recipes.transfer import load_start
+
+        is_strict = self._setting("start_strict")
+        self.notes.append(str(load_start(network, start_from, strict=is_strict, project=self._project)))
+
+    def _freeze(self, network: Module) -> None:
+        patterns = self._setting("freeze")
+        if patterns is None:
+            return
+        from runmanager.training.recipes.freezing import check_trainable, freeze
+
+        names = freeze(network, patterns)
+        check_trainable(network)
+        self.notes.append(f"frozen: {', '.join(names)}")
+
+    def _note(self, text: str | None) -> None:
+        if text is not None:
+            self.notes.append(text)
+
+    def _fast(self, network: Module) -> Module:
+        if self._setting("channels_last"):
+            from runmanager.training.recipes.precision import channels_last
+
+            self._note(channels_last(network))
+        if how := self._setting("compile"):
+            from runmanager.training.recipes.precision import compiled
+
+            compiled(network, how, self.device)
+        return network
+
+    def loss(self) -> Loss:
+        """The loss of predictions and targets; a Module is on the run's device."""
+        from runmanager.training.recipes.losses import build_loss
+
+        weights = self._setting("class_weights")
+        number = None if weights is None else self._splits.num_classes
+        given = self._trainer.part("loss", self._run)
+        return build_loss(
+            given,
+            self._run,
+            self.device,
+            class_weights=weights,
+            targets=self._targets,
+            num_classes=number,
+        )
+
+    def _targets(self) -> Tensor:
+        from runmanager.data.balance import targets_tensor
+
+        return targets_tensor(self._splits.train)
+
+    def optimizer(self, network: Module) -> Optimizer:
+        """The optimizer of the network's parameters."""
+        from runmanager.training.recipes.optimizers import build_optimizer
+
+        groups, no_decay = self._setting("param_groups"), self._setting("no_decay")
+        given = self._trainer.part("optimizer", self._run)
+        return build_optimizer(given, self._run, network, param_groups=groups, no_decay=no_decay)
+
+    def recipe(self, network: Module, optimizer: Optimizer) -> Recipe:
+        """What the run does beside the plain step."""
+        parts = {name: make() for name, make in self.recipe_parts(network, optimizer).items()}
+        return self.recipe_of(parts)
+
+    def recipe_parts(self, network: Module, optimizer: Optimizer) -> dict[str, Callable[[], Any]]:
+        """What makes each part of the recipe that is more than a setting; it gives None where the part is off."""
+        return {
+            "schedule": partial(self._schedule, optimizer),
+            "mixing": self._mixing,
+            "precision": self._precision,
+            "penalty": self._penalty,
+            "clip": self._clip,
+            "average": partial(self._average, network),
+            "unfreezing": partial(self._unfreezing, network),
+            "patience": self._patience,
+            "metrics": self._metrics,
+        }
+
+    def recipe_of(self, parts: Mapping[str, Any]) -> Recipe:
+        """The recipe with these parts, and with the settings."""
+        return Recipe(
+            **parts,
+            accumulate=self._setting("accumulate"),
+            channels_last=self._setting("channels_last"),
+            is_compiled=bool(self._setting("compile")),
+            num_steps=self._num_steps,
+            log_every=self._setting("log_every"),
+            num_shown=self._setting("show_predictions"),
+            profile_steps=self._setting("profile"),
+        )
+
+    @cached_property
+    def _num_epochs(self) -> int:
+        return int(self._setting("epochs"))
+
+    @cached_property
+    def _num_steps(self) -> int:
+        """Of an epoch."""
+        return math.ceil(len(self._splits.train) / int(self._setting("batch_size")))  # type: ignore[arg-type]
+
+    @cached_property
+    def monitor(self) -> "Monitor":
+        """The metric that schedules and early stopping go by."""
+        from runmanager.training.recipes.monitor import parse
+
+        given = self._setting("monitor")
+        return parse(given if given is not None else "val_loss" if self._splits.validation is not None else "loss")
+
+    def _schedule(self, optimizer: Optimizer) -> "Schedule | None":
+        given, warmup = self._trainer.part("scheduler", self._run), self._setting("warmup")
+        if given is None and not warmup:
+            return None
+        from runmanager.training.recipes.schedules import build_schedule
+
+        return build_schedule(
+            given,
+            self._run,
+            optimizer,
+            every=self._setting("schedule_every"),
+            warmup=warmup,
+            num_epochs=self._num_epochs,
+            num_steps=self._num_steps,
+            monitor=self.monitor.name,
+            mode=self.monitor.mode,
+        )
+
+    def _mixing(self) -> "Mixing | None":
+        mixup, cutmix = self._setting("mixup"), self._setting("cutmix")
+        if not (mixup or cutmix):
+            return None
+        from runmanager.training.recipes.mixing import Mixing
+
+        return Mixing(self._num_classes("mixup and cutmix"), mixup or None, cutmix or None)
+
+    def _num_classes(self, what: str) -> int:
+        number = self._splits.num_classes
+        if number is None:
+            raise TrainerError(f"{what}: the targets of the data are no classes; leave it out")
+        return number
+
+    def _precision(self) -> "Precision | None":
+        amp = self._setting("amp")
+        if amp is None:
+            return None
+        from runmanager.training.recipes.precision import precision_of
+
+        return precision_of(amp, self.device)
+
+    def _penalty(self) -> "Penalty | None":
+        l1, l2 = self._setting("l1"), self._setting("l2")
+        if not (l1 or l2):
+            return None
+        from runmanager.training.recipes.penalties import Penalty
+
+        return Penalty(l1, l2)
+
+    def _clip(self) -> "Clip | None":
+        norm, value = self._setting("clip_norm"), self._setting("clip_value")
+        if norm is None and value is None:
+            return None
+        from runmanager.training.recipes.clipping import Clip
+
+        return Clip(norm=norm, value=value)
+
+    def _average(self, network: Module) -> "Average | None":
+        kind = self._setting("average")
+        if kind is None:
+            return None
+        from runmanager.training.recipes.averages import Average
+
+        start = self._setting("swa_start") or math.ceil(0.75 * self._num_epochs)
+        return Average(kind, network, decay=self._setting("ema_decay"), start=start)
+
+    def _unfreezing(self, network: Module) -> "Unfreezing | None":
+        patterns = self._setting("unfreeze")
+        if patterns is None:
+            return None
+        from runmanager.training.recipes.freezing import Unfreezing
+
+        return Unfreezing(network, patterns)
+
+    def _patience(self) -> "Patience | None":
+        epochs = self._setting("patience")
+        if epochs is None:
+            return None
+        from runmanager.training.recipes.patience import Patience
+
+        return Patience(epochs, self.monitor)
+
+    def _metrics(self) -> "Metrics | None":
+        specs = self._setting("metrics")
+        if not specs:
+            return None
+        from runmanager.training.recipes.metrics import build_metrics
+
+        splits = self._splits
+        return build_metrics(specs, classes=splits.classes, num_classes=splits.num_classes, device=self.device)

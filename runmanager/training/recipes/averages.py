@@ -1,0 +1,133 @@
+"""Averages of a network's weights over training, kept beside it: exponential (EMA) and stochastic (SWA)."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Module
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
+
+from runmanager.tracking.untouched import frozen_rng
+from runmanager.training.recipes.naming import unknown
+from runmanager.training.settings import TrainerError
+
+_KINDS = ("ema", "swa")
+_STATISTICS = ("running_mean", "running_var")
+
+
+class Average:
+    """The average of a network's weights, on torch's AveragedModel. The network itself is left alone.
+
+    "ema" (Polyak averaging): decay * average + (1 - decay) * weights after every step; the first step's weights begin it.
+    The running statistics of BatchNorm are averaged in the same way. "swa" (Izmailov et al. 2018): the plain mean of the
+    weights at the end of each epoch from `start` on, whose statistics of BatchNorm `refresh` measures. All other buffers are
+    those of the network: averaged masks, tables and counts would be none. A frozen weight is its own average.
+    """
+
+    def __init__(self, kind: str, network: Module, *, decay: float = 0.999, start: int = 1) -> None:
+        """Nothing is averaged yet.
+
+        Args:
+            kind: "ema" or "swa".
+            network: the one that is trained, not wrapped for several devices.
+            decay: of "ema", from 0 to 1; 1 - decay is the weight of the newest.
+            start: of "swa", the first epoch at whose end weights are averaged; epochs are counted from 1.
+
+        Raises:
+            TrainerError: one of these cannot be, or the network cannot be copied.
+        """
+        fault = average_fault(kind, decay, start)
+        if fault:
+            raise TrainerError(fault)
+        self.kind, self._source, self._start = kind, network, start
+        self._mix = get_ema_multi_avg_fn(decay) if kind == "ema" else get_swa_multi_avg_fn()
+        self._averaged: AveragedModel | None = None
+        _try_copy(network, kind)
+
+    @property
+    def network(self) -> Module | None:
+        """The network with averaged weights, to be evaluated and kept; None before the first was averaged."""
+        return None if self._averaged is None else self._averaged.module
+
+    def after_step(self) -> None:
+        """To be called after every step of the optimizer."""
+        if self.kind == "ema":
+            self._update()
+
+    def end_epoch(self, epoch: int) -> None:
+        """To be called at the end of every epoch, counted from 1, before validation."""
+        if self.kind == "swa" and epoch >= self._start:
+            self._update()
+
+    def _update(self) -> None:
+        if self._averaged is None:  # not before: lazy layers and some buffers are made by the first batch
+            self._averaged = self._copy()
+        averaged = self._averaged
+        kept = []
+        if self.kind == "ema" and averaged.n_averaged > 0:
+            kept = [one.clone() for one in _statistics(averaged)]
+        averaged.update_parameters(self._source)  # the buffers become those of the network
+        if kept:
+            now = _statistics(averaged)
+            self._mix(kept, now, averaged.n_averaged)
+            for one, mixed in zip(now, kept, strict=True):
+                one.copy_(mixed)
+
+    def _copy(self) -> AveragedModel:
+        return AveragedModel(self._source, multi_avg_fn=self._mix).requires_grad_(False)
+
+    def refresh(self, batches: Iterable[Tensor]) -> None:
+        """Measures the statistics of the averaged network's BatchNorm layers on training inputs, one pass over them.
+
+        Modes of modules and random numbers are as before. Nothing is read where there is no such layer, or no average yet.
+
+        Args:
+            batches: inputs on the network's device, [N, ...] each; in an order that no run's random numbers are drawn for.
+        """
+        if self._averaged is None:
+            return
+        network = self._averaged.module
+        modes = {module: module.training for module in network.modules()}
+        with frozen_rng():
+            update_bn(batches, network)
+        for module, mode in modes.items():
+            module.training = mode
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs of it; nothing before the first was averaged. The tensors are the live ones."""
+        return {} if self._averaged is None else {"averaged": self._averaged.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` returned; the network itself has to be back by then."""
+        self._averaged = self._copy() if state else None
+        if self._averaged is not None:
+            self._averaged.load_state_dict(state["averaged"])
+
+
+def average_fault(kind: Any, decay: Any, start: Any) -> str | None:
+    """What is wrong with the settings of an average, or None."""
+    if kind not in _KINDS:
+        return unknown("average", kind, _KINDS)
+    if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay <= 1:
+        return f"ema_decay={decay!r} is no share; give a number from 0 to 1, usually 0.99 to 0.9999"
+    if isinstance(start, bool) or not isinstance(start, int) or start < 1:
+        return f"swa_start={start!r} is no epoch; they are counted from 1, and three quarters of them are usual"
+    return None
+
+
+def _try_copy(network: Module, kind: str) -> None:
+    try:
+        copy.deepcopy(network)
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TrainerError(
+            f"average={kind!r} needs a copy of {type(network).__name__}, and it cannot be copied ({text:.200}); "
+            "keep only parameters, buffers and plain values in it, or leave average out"
+        ) from error
+
+
+def _statistics(network: Module) -> list[Tensor]:
+    """The running means and variances of its normalisations."""
+    buffers = network.named_buffers()
+    return [one for name, one in buffers if name.rpartition(".")[2] in _STATISTICS and one.is_floating_point()]
