@@ -23,7 +23,8 @@ from runmanager.training.seeding import run_seed
 from runmanager.training.settings import TrainerError
 
 torch.set_num_threads(1)
-NORMED = "lambda: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))"
+# no bias before BatchNorm: its gradient is rounding alone, which Adam makes a step of
+NORMED = "lambda: nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))"
 DROPS = "lambda: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 2))"
 ADAM = "lambda run, network: torch.optim.Adam(network.parameters(), lr=run.lr)"
 STEP_LR = "lambda run, optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)"
@@ -47,7 +48,7 @@ def train(project, name="tiny", *, devices=2, index=0, stop_after=None, sync=Tru
             if devices == 1:
                 sweep.trainer.train(run, manager, **told)
             else:
-                start = Ranks(file, Changes(), TrainOptions()).of(run)
+                start = Ranks(file, Changes(), TrainOptions()).of(run, seed)
                 lead(sweep.trainer, run, manager, start, meeting_of(devices, sync, "cpu", seconds), **told)
     except RunStopped:
         pass
@@ -60,16 +61,8 @@ def train(project, name="tiny", *, devices=2, index=0, stop_after=None, sync=Tru
 
 
 def children():
-    return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-
-
-def states(project, name):
-    """The saved states of a sweep's runs."""
-    return [
-        torch.load(path, weights_only=True)
-        for folder in project.folders(name)
-        for path in sorted(folder.rglob("checkpoints/*.pt"))
-    ]
+    """The processes that this one has started."""
+    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
 
 
 def test_a_run_on_two_processes_has_the_rows_of_one(project):
@@ -83,12 +76,30 @@ def test_a_run_on_two_processes_has_the_rows_of_one(project):
     assert children() == []
 
 
+def test_recipes_come_to_the_same_on_two_processes(project):
+    recipes = {
+        "scheduler": "lambda run, optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)",
+        "optimizer": "lambda run, network: torch.optim.SGD(network.parameters(), lr=5.0)",
+        "monitor": "'val_loss'",
+        "clip_norm": "0.5",
+        "accumulate": "2",
+        "l2": "0.001",
+        "mixup": "0.3",
+        "class_weights": "[0.3, 0.7]",
+        "average": "'ema'",
+    }
+    project.sweep(**{**PARTS, **recipes, "epochs": "6"}, params="batch_size=[10]")
+    together, alone = train(project), train(project, devices=1)
+    assert together == [pytest.approx(row, rel=1e-4) for row in alone]
+    assert len({row["learning rate"] for row in together}) > 1, "the plateau was met"
+
+
 def test_a_run_that_goes_on_reaches_the_same_bits(project):
     project.sweep(network=DROPS, **PARTS)
-    whole = train(project, sync=False)
+    whole = train(project, sync=False, devices=3)
     project.sweep(name="cut", network=DROPS, **PARTS)
-    first = train(project, "cut", sync=False, stop_after=1)
-    rest = train(project, "cut", sync=False)
+    first = train(project, "cut", sync=False, devices=3, stop_after=1)
+    rest = train(project, "cut", sync=False, devices=3)
     assert len(first) == 1
     assert rest[-2:] == whole[-2:]
     assert first == whole[:1]
@@ -116,7 +127,7 @@ def test_a_sweep_whose_data_is_another_in_each_process_is_refused(project):
 
 def test_a_rank_that_is_killed_fails_the_run_and_says_so(project):
     slow = "import time\n\ndef slow(preds, labels):\n    time.sleep(0.05)\n    return F.cross_entropy(preds, labels)\n"
-    project.sweep(before=slow, loss="slow", **{**PARTS, "epochs": "1000"})
+    project.sweep(before=slow, loss="slow", **{**PARTS, "epochs": "100"})
 
     def kill():
         project.wait_for(lambda: list(project.root.glob("runs/tiny-2/*/journal.jsonl")) and '"epoch"' in journal())
@@ -158,7 +169,7 @@ def test_a_sweep_without_a_file_is_refused(project):
     run = load_sweep(project.sweep(**PARTS)).runs()[0]
     with (
         pytest.raises(SweepError, match=r"devices=2: .* it has none; write it in sweeps/"),
-        Ranks(None, Changes(), TrainOptions()).of(run)(meeting_of(2, False, "cpu")),
+        Ranks(None, Changes(), TrainOptions()).of(run, 0)(meeting_of(2, False, "cpu")),
     ):
         pass
 
@@ -170,10 +181,23 @@ def test_the_grid_is_as_this_launch_has_changed_it(project):
     run = sweep.runs()[0]
     manager = RunManager("changed", root=project.root, tensorboard=False, quiet=True)
     with manager.tracking(run, seed=3):
-        start = Ranks(file, changes, TrainOptions()).of(run)
+        start = Ranks(file, changes, TrainOptions()).of(run, 3)
         lead(
-            sweep.trainer, run, manager, start, meeting_of(2, False, "cpu", 60), seed=3, split_seed=0, project=file.parent
+            sweep.trainer,
+            run,
+            manager,
+            start,
+            meeting_of(2, False, "cpu", 60),
+            seed=3,
+            split_seed=0,
+            project=file.parent,
         )
     manager.close()
     assert manager.run_data[-1]["lr"] == 0.5
     assert all(math.isfinite(row["loss"]) for row in manager.run_data)
+
+
+def test_half_precision_stays_near_on_two_processes(project):
+    project.sweep(**PARTS, amp="'bf16'", network=NORMED)
+    together, alone = train(project), train(project, devices=1)
+    assert [row["loss"] for row in together] == pytest.approx([row["loss"] for row in alone], rel=0.05)

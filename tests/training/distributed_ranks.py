@@ -21,5 +21,3 @@ def ranks_of(function, meeting):
         yield lambda seconds: fault_of(calls, meeting.size, seconds)
     finally:
         pool.terminate()
-
-

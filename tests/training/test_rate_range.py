@@ -69,7 +69,7 @@ def test_a_classifier_learns_quickly_with_the_suggestion_and_not_with_a_hundredt
 
     def after(rate: float) -> float:
         network = classifier()
-        stepper = SingleStepper(network, torch.optim.Adam(network.parameters(), lr=rate), F.cross_entropy)
+        stepper = SingleStepper(Parts(network, torch.optim.Adam(network.parameters(), lr=rate), F.cross_entropy))
         losses = [stepper.step(*batch).loss.item() for batch, _ in zip(digits(1), range(60), strict=False)]
         return sum(losses[-10:]) / 10
 

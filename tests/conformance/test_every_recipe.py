@@ -1,0 +1,166 @@
+"""Every recipe, in every way: as a plain loop has it, in processes, killed and resumed, and together with others in a step."""
+
+import importlib
+import json
+import os
+import pkgutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import tests.conformance.recipes as package
+from runmanager import RunManager, launch
+from runmanager.tracking.run_dir import RunDir, SweepDir
+from tests.conformance.recipes.cases import Case, sweep_of
+
+MODULES = [module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "cases"]
+CASES: dict[str, Case] = {
+    name: case
+    for module in MODULES
+    for name, case in importlib.import_module(f"tests.conformance.recipes.{module}").CASES.items()
+}
+MODULE_OF = {
+    name: module for module in MODULES for name in importlib.import_module(f"tests.conformance.recipes.{module}").CASES
+}
+EXACT = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.plain is not None])
+EVERY = pytest.mark.parametrize("name", CASES)
+Trained = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """The same bits in all processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Trains a case one run at a time in this process, once for all that compare with it."""
+    projects: dict[str, Path] = {}
+
+    def train(name: str) -> Path:
+        if name not in projects:
+            projects[name] = made(tmp_path_factory.mktemp("project"), name)
+            launch_here(projects[name], name)
+        return projects[name]
+
+    return train
+
+
+def made(project: Path, name: str) -> Path:
+    """A project with the case's sweep file."""
+    (project / "sweeps").mkdir()
+    root = str(Path(__file__).parents[2])
+    (project / "sweeps" / "recipe.py").write_text(
+        f"import sys\nfrom pathlib import Path\n\nsys.path.append({root!r})\n"
+        f"from tests.conformance.recipes.cases import sweep_of\nfrom tests.conformance.recipes.{MODULE_OF[name]} import CASES\n\n"
+        f"sweep = sweep_of(CASES[{name!r}], Path({str(project)!r}))\n"
+    )
+    CASES[name].prepare(project)
+    return project
+
+
+def launch_here(project: Path, name: str, **options) -> None:
+    launch(sweep_of(CASES[name], project), quiet=True, tensorboard=False, **{"fuse": "off", **options})
+
+
+def runs_of(project: Path) -> list[RunDir]:
+    return sorted(SweepDir(project, "recipe").runs(), key=lambda run_dir: run_dir.number)
+
+
+def table_of(project: Path) -> pd.DataFrame:
+    """The rows without what time and place decide."""
+    table = pd.read_csv(project / "results" / "recipe.csv").sort_values(["run", "epoch"], ignore_index=True)
+    return table.drop(columns=["epoch duration", "run duration", "group size"])
+
+
+def weights_of(run_dir: RunDir) -> dict[str, torch.Tensor]:
+    """Those that were saved last."""
+    last = sorted((run_dir.path / "checkpoints").glob("epoch-*.pt"))[-1]
+    return torch.load(last, weights_only=True)["state"]["network"]
+
+
+def assert_same(project: Path, other: Path) -> None:
+    """The same rows and the same last weights, to the last bit."""
+    pd.testing.assert_frame_equal(table_of(project), table_of(other), check_exact=True)
+    for ours, theirs in zip(runs_of(project), runs_of(other), strict=True):
+        mine, its = weights_of(ours), weights_of(theirs)
+        assert mine.keys() == its.keys()
+        assert all(torch.equal(mine[key], its[key]) for key in mine)
+
+
+@EXACT
+def test_losses_and_weights_are_to_the_last_bit_those_of_a_plain_loop(name: str, here: Trained) -> None:
+    project, case = here(name), CASES[name]
+    table = table_of(project)
+    for number, run in enumerate(sweep_of(case, project).runs(), 1):
+        plain = case.plain(run)
+        own = table[table["run"] == number]
+        for column in plain.rows[0]:
+            assert own[column].tolist() == [row[column] for row in plain.rows], column
+        weights = weights_of(runs_of(project)[number - 1])
+        assert all(torch.equal(weights[key], value) for key, value in plain.network.state_dict().items())
+
+
+@EVERY
+def test_worker_processes_leave_the_same(name: str, here: Trained, tmp_path: Path) -> None:
+    project = made(tmp_path, name)
+    launch(project / "sweeps" / "recipe.py", workers=2, quiet=True, tensorboard=False, fuse="off")
+    assert_same(project, here(name))
+
+
+@EVERY
+def test_runs_that_are_killed_go_on_to_the_same(name: str, here: Trained, tmp_path: Path) -> None:
+    project = made(tmp_path, name)
+    for number in range(1, len(sweep_of(CASES[name], project).runs()) + 1):
+        launch_and_be_killed(project, name, number)
+    launch_here(project, name)
+    assert_same(project, here(name))
+
+
+def launch_and_be_killed(project: Path, name: str, number: int) -> None:
+    """Trains a run in a process that is killed when its second epoch begins."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            begin_epoch = RunManager.begin_epoch
+
+            def begin_or_die(manager: RunManager) -> None:
+                if manager.num_epochs == 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                begin_epoch(manager)
+
+            RunManager.begin_epoch = begin_or_die
+            launch_here(project, name, only=(number,))
+        finally:
+            traceback.print_exc(file=sys.stderr)
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+@EVERY
+def test_two_runs_in_one_step_reach_the_same_or_it_is_said_why_not(name: str, here: Trained, tmp_path: Path) -> None:
+    project, case = made(tmp_path, name), CASES[name]
+    launch_here(project, name, fuse=2)
+    sizes = pd.read_csv(project / "results" / "recipe.csv")["group size"]
+    if case.alone is not None:
+        plan = json.loads((project / "runs" / "recipe" / "sweep.json").read_text())
+        assert case.alone in json.dumps(plan["fusion"])
+        assert set(sizes) == {1}
+        assert_same(project, here(name))
+        return
+    assert set(sizes) == {2}
+    own, alone = table_of(project), table_of(here(name))
+    pd.testing.assert_frame_equal(own, alone, rtol=case.tolerance, atol=case.tolerance)
