@@ -15,7 +15,8 @@ from typing import Any
 ROW_COLUMNS = ("run", "epoch", "loss", "accuracy", "epoch duration", "run duration", "group size")
 """The first columns of a results table, in their order; metrics follow, then the parameters."""
 
-RESERVED_NAMES = frozenset(ROW_COLUMNS) | {"val_loss", "val_accuracy", "step", "status", "error", "overhead_seconds"}
+_OF_RUNS = {"status", "error", "overhead_seconds", "peak_memory_mib"}
+RESERVED_NAMES = frozenset(ROW_COLUMNS) | {"val_loss", "val_accuracy", "step"} | _OF_RUNS
 """Names that a results table needs for itself."""
 
 # The names of a mark are not JSON keys that a user's dict is likely to have; one that has them all the same is marked itself.

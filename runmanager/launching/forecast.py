@@ -68,6 +68,7 @@ class Forecast:
         self._epochs: dict[int, int] = {}
         self._seconds: dict[str, float] = {}  # that the parts of a launch's start take
         self._num_rehearsed = 0
+        self._peak_bytes = 0
 
     def look(self, num_workers: int, known: Json) -> Json:
         """All that can be told, as strict JSON.
@@ -86,7 +87,7 @@ class Forecast:
         built = self._build_all()
         shapes = self._shapes_of(built)
         self._rehearse_all(shapes)
-        peak_bytes = _peak_bytes()  # before groups are tried, which may be larger than those that are trained
+        peak_bytes = self._peak_bytes  # before groups are tried, which may be larger than those that are trained
         began = time.perf_counter()
         finder = self._finder(num_workers, known)
         fusion = finder.find(sorted(self._numbers))
@@ -157,7 +158,7 @@ class Forecast:
         data = self._data_of(run)
         splits = self._trainer.splits(run, self._sweep.seed, self._project)
         with seeded(run_seed(self._sweep.seed, run._asdict())):
-            parts = self._trainer.build(run, splits, self._project)
+            parts = self._trainer.build(run, splits, self._project, compiles=False)
         settings = [self._trainer.setting(name, run) for name in ("batch_size", "validation", "num_workers")]
         tensors = [*parts.network.named_parameters(), *parts.network.named_buffers()]
         shapes = [(name, str(one.dtype), None if is_lazy(one) else tuple(one.shape)) for name, one in tensors]
@@ -192,6 +193,7 @@ class Forecast:
     def _rehearse_all(self, shapes: Sequence[_Shape]) -> None:
         """A run of each shape, and runs that together show each value of each parameter, as far as there is time."""
         until = time.monotonic() + _REHEARSAL_SECONDS
+        self._note_peak()
         of_index = {index: shape for shape in shapes for index in shape.indices}
         firsts = [shape.indices[0] for shape in shapes]
         with closing(Rehearsals(self._sweep, self._project, self._folder, self._options)) as rehearsals:
@@ -212,13 +214,19 @@ class Forecast:
         self._num_rehearsed += 1
         try:
             left = rehearsals.rehearse(run, number)
+            self._note_peak()
             if index == shape.indices[0]:
                 shape.costs = rehearsals.costs(run, number, left)
+                self._note_peak()
         except UnknownSizeError:
             return
         except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever it is, it would end the run)
             self._errors[index] = one_line(error)
             shape.error = self._errors[index] if index == shape.indices[0] else None
+
+    def _note_peak(self) -> None:
+        """To be called after each run that is tracked: it begins its peak anew."""
+        self._peak_bytes = max(self._peak_bytes, _peak_bytes())
 
     def _place_rest(self, shapes: Sequence[_Shape], built: Mapping[int, str], finder: Finder) -> None:
         """Runs that there was no time to build are like those of their kind."""
@@ -247,7 +255,7 @@ def pace_together(sweep: Sweep, project: Path, index: int, folder: Path, num_wor
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process has held so far; 0 where the system does not say."""
+    """The most memory that this process has held since a run was begun last; 0 where the system does not say."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -1,5 +1,6 @@
 """The runs that a RunManager tracks at once: taken through their epochs together, and ended each by itself or all alike."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,11 @@ from runmanager.tracking.confusion_files import confusion_name_fault
 from runmanager.tracking.epoch import Epoch
 from runmanager.tracking.errors import CallOrderError, CheckpointError, MetricError, RunStopped, StorageError
 from runmanager.tracking.faults import is_out_of_memory, one_line, traceback_text
+from runmanager.tracking.memory import MemoryPeak
 from runmanager.tracking.overhead import Overhead
-from runmanager.tracking.resuming import MakeState, resume, save_together
+from runmanager.tracking.resuming import MakeState, has_state, resume, save_together
 from runmanager.tracking.rows import (
+    DIVERGED,
     DONE,
     FAILED,
     INTERRUPTED,
@@ -60,6 +63,7 @@ class Group:
         self.ends_each, self.is_launched = ends_each, is_launched
         self.members: list[Tracked] = []
         self.overhead = Overhead()
+        self._memory = MemoryPeak()
         self.epoch: Epoch | None = None  # under way
         self.num_epochs = self.num_steps = 0
         self.sizes = BatchSizes(None)
@@ -74,6 +78,8 @@ class Group:
 
     def add(self, tracked: Tracked, began: float) -> None:
         """Another member, whose begin has taken the time since `began`."""
+        if not self.members:
+            self._memory.begin()
         self.members.append(tracked)
         self.writers.begin(tracked.member)
         num_others = len(self.members) - 1
@@ -92,6 +98,11 @@ class Group:
         if self.epoch is None and self.num_epochs == 0:
             for tracked in self.members:
                 tracked.began = time.perf_counter()
+
+    def resumes(self, number: int | None) -> bool:
+        """Whether a member has a saved state to go on from: the one with that number, or the first."""
+        tracked = next(one for one in self.members if number in (None, one.member.number))
+        return has_state(tracked.attempt, completed=not self.is_launched)
 
     def load_checkpoints(self, take: Callable[[int, dict[str, Any]], None]) -> None:
         """Takes up what the members saved last; `take` gets each one's place and state.
@@ -363,7 +374,7 @@ class Group:
 
     def _end_one(self, tracked: Tracked, status: str, error: str | None, trace: str | None) -> StorageError | None:
         seconds = time.perf_counter() - tracked.began
-        failure = tracked.end(RunEnd(status, seconds, error, trace, self.overhead.so_far()))
+        failure = tracked.end(RunEnd(status, seconds, error, trace, self.overhead.so_far(), self._memory.mib()))
         if failure is not None:
             self.unrecorded[tracked.member.number] = str(failure)
         return failure
@@ -372,4 +383,8 @@ class Group:
 def _stop_of(row: EpochRow, reason: str | None, stop_when: StopWhen | None) -> RunStopped | None:
     """What ends a run with this row; what asks it to interrupt goes before its own reason."""
     asked = stop_when(row) if stop_when else None
-    return RunStopped(STOPPED, reason) if asked is None and reason is not None else asked
+    if asked is not None or reason is None:
+        return asked
+    if row.loss is not None and not math.isfinite(row.loss):
+        return RunStopped(DIVERGED, f"the loss of epoch {row.epoch} is {row.loss}, and {reason}")
+    return RunStopped(STOPPED, reason)

@@ -46,6 +46,7 @@ class RunHistory:
     last: Metrics = field(default_factory=dict)  # of every metric, whether of an epoch or of the run
     run_seconds: float | None = None
     overhead_seconds: float | None = None  # that tracking has taken in the latest attempt
+    peak_memory_mib: float | None = None  # of the latest attempt
     error: str | None = None
     traceback: str | None = None
     began: float | None = None  # wall clock, seconds since 1970: a label
@@ -53,6 +54,7 @@ class RunHistory:
     owner: dict[str, Any] = field(default_factory=dict)  # the process of the latest attempt, as `this_process` has it
     last_sign: float = 0.0  # when it last wrote to the run's folder, seconds since 1970; of a run that has no end
     checkpoints: list[Record] = field(default_factory=list)  # the records of the saved states, oldest first
+    notes: list[str] = field(default_factory=list)  # what was said of it, as how it was built
     num_bad_lines: int = 0
     folder: str = ""
     modes: Mapping[str, str] = field(default_factory=dict)
@@ -155,6 +157,7 @@ def read_run(run_dir: RunDir, modes: Mapping[str, str]) -> RunHistory | None:
             history.status, history.run_seconds = record["status"], record["run_seconds"]
             history.error, history.traceback = record["error"], record["traceback"]
             history.overhead_seconds = record.get("overhead_seconds")
+            history.peak_memory_mib = record.get("peak_memory_mib")
     _fold(history, counting.records)
     if history.rows:  # an attempt that ended before it took up an earlier one has been shorter than that
         history.run_seconds = max(history.run_seconds or 0.0, history.rows[-1].run_seconds)
@@ -176,7 +179,8 @@ def _begin_attempt(history: RunHistory, record: Mapping[str, Any]) -> None:
     history.attempts += 1
     history.began, history.owner = record["time"], record["owner"]
     history.status = RUNNING  # until an end record or a dead owner says otherwise
-    history.run_seconds = history.overhead_seconds = history.error = history.traceback = None
+    history.run_seconds = history.overhead_seconds = history.peak_memory_mib = None
+    history.error = history.traceback = None
 
 
 def _fold(history: RunHistory, records: list[Record]) -> None:
@@ -193,6 +197,8 @@ def _fold(history: RunHistory, records: list[Record]) -> None:
             history.last.update(metrics)
         elif kind == "checkpoint":
             history.checkpoints.append(record)
+        elif kind == "note":
+            history.notes.append(record["text"])
     history.rows = [rows[epoch] for epoch in sorted(rows)]
 
 

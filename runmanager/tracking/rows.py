@@ -45,6 +45,7 @@ _TAKEN = {
         "run duration",
         "group size",
         "overhead_seconds",
+        "peak_memory_mib",
         "epochs trained",
         "Loss",
         "Accuracy",
@@ -111,6 +112,7 @@ class RunEnd:
     error: str | None = None  # one line
     traceback: str | None = None
     overhead_seconds: float | None = None  # that tracking has taken, its part of the group's; None where nobody can say
+    peak_memory_mib: float | None = None  # the most that was held; None where nobody can say
 
     def record(self) -> dict[str, Any]:
         """The end as strict JSON; text that UTF-8 cannot hold is written out."""
@@ -120,13 +122,14 @@ class RunEnd:
             "error": _safe(self.error),
             "traceback": _safe(self.traceback),
             "overhead_seconds": self.overhead_seconds,
+            "peak_memory_mib": self.peak_memory_mib,
         }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "RunEnd":
         """The end behind `record`."""
-        overhead = record.get("overhead_seconds")
-        return cls(record["status"], record["run_seconds"], record["error"], record["traceback"], overhead)
+        measured = {name: record.get(name) for name in ("overhead_seconds", "peak_memory_mib")}
+        return cls(record["status"], record["run_seconds"], record["error"], record["traceback"], **measured)
 
 
 def _safe(text: str | None) -> str | None:

@@ -16,7 +16,7 @@ from runmanager.tracking.history import RunHistory, SweepHistory
 from runmanager.tracking.rows import RUNNING, Best, EpochRow, Metrics, RunEnd
 from runmanager.tracking.writers import Member
 
-RUN_COLUMNS = ("run", "status", "epochs trained", "run duration", "overhead_seconds")
+RUN_COLUMNS = ("run", "status", "epochs trained", "run duration", "overhead_seconds", "peak_memory_mib")
 """The first columns of the one-row-per-run table; of each metric its last and best follow, then `error`, then the parameters."""
 
 JSON_START, JSON_END = "[\n", "\n]\n"
@@ -136,6 +136,7 @@ class RunSummary:
     num_epochs: int = 0
     run_seconds: float | None = None
     overhead_seconds: float | None = None
+    peak_memory_mib: float | None = None
     last: Metrics = field(default_factory=dict)
     best: dict[str, Best] = field(default_factory=dict)
     error: str | None = None
@@ -143,22 +144,22 @@ class RunSummary:
     @classmethod
     def of(cls, run: RunHistory) -> "RunSummary":
         """The row of a run that was read back."""
-        seconds = run.run_seconds, run.overhead_seconds
-        return cls(run.number, run.params, run.status, len(run.rows), *seconds, run.last, run.best, run.error)
+        took = run.run_seconds, run.overhead_seconds, run.peak_memory_mib
+        return cls(run.number, run.params, run.status, len(run.rows), *took, run.last, run.best, run.error)
 
     @classmethod
     def under_way(cls, run: Member, end: RunEnd | None = None) -> "RunSummary":
         """The row of a run that is tracked, or has just ended."""
         seconds = run.rows[-1].run_seconds if run.rows else None
         if end is None:
-            return cls(run.number, run.params, RUNNING, len(run.rows), seconds, None, run.last, run.best)
-        took = end.run_seconds, end.overhead_seconds
+            return cls(run.number, run.params, RUNNING, len(run.rows), seconds, None, None, run.last, run.best)
+        took = end.run_seconds, end.overhead_seconds, end.peak_memory_mib
         return cls(run.number, run.params, end.status, len(run.rows), *took, run.last, run.best, end.error)
 
     def line(self, columns: Columns, params: ParamsText) -> str:
         """The run as one line of CSV."""
-        seconds = ["" if value is None else repr(value) for value in (self.run_seconds, self.overhead_seconds)]
-        cells = [str(self.number), self.status, str(self.num_epochs), *seconds]
+        took = [self.run_seconds, self.overhead_seconds, self.peak_memory_mib]
+        cells = [str(self.number), self.status, str(self.num_epochs), *("" if one is None else repr(one) for one in took)]
         for metric in columns.run_metrics:
             best = self.best.get(metric)
             cells.append(repr(self.last[metric]) if metric in self.last else params.cells.get(metric, ""))

@@ -4,8 +4,8 @@ import math
 import time
 import warnings
 from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from runmanager.tracking.attempt import Attempt, begin_attempt
@@ -15,7 +15,7 @@ from runmanager.tracking.faults import one_line
 from runmanager.tracking.journal import Record
 from runmanager.tracking.owner import this_process
 from runmanager.tracking.resuming import Keeper
-from runmanager.tracking.rows import COMPLETED, DIVERGED, FAILED, EpochRow, RunEnd
+from runmanager.tracking.rows import COMPLETED, DIVERGED, FAILED, STOPPED, EpochRow, RunEnd
 from runmanager.tracking.run_dir import RunDir
 from runmanager.tracking.writers import Member, Writers
 
@@ -121,11 +121,14 @@ class Tracked:
     def end(self, end: RunEnd) -> StorageError | None:
         """The one door by which a run leaves; returns what kept its end from being recorded."""
         failure = None
+        if end.status in (STOPPED, DIVERGED):
+            with suppress(StorageError):  # a file too many is no reason to fail
+                self.keeper.thin(has_ended=True)
         try:
             with closing(self.attempt) as attempt:
                 attempt.journal.append(("end", end.record()))
         except StorageError as error:
             failure = error
-            end = RunEnd(FAILED, end.run_seconds, one_line(error), overhead_seconds=end.overhead_seconds)
+            end = replace(end, status=FAILED, error=one_line(error), traceback=None)
         self.writers.end(self.member, end)
         return failure

@@ -34,7 +34,16 @@ if TYPE_CHECKING:
 class Building:
     """Builds the parts of a run, one after another."""
 
-    def __init__(self, trainer: "Trainer", run: Any, splits: Splits, project: Path) -> None:
+    def __init__(
+        self,
+        trainer: "Trainer",
+        run: Any,
+        splits: Splits,
+        project: Path,
+        *,
+        with_start: bool = True,
+        compiles: bool = True,
+    ) -> None:
         """Nothing is built yet.
 
         Args:
@@ -42,8 +51,11 @@ class Building:
             run: the run.
             splits: its data.
             project: whose runs it may start from.
+            with_start: whether `start_from` is read; not where a saved state takes its place.
+            compiles: whether a network that is to be compiled is; that takes its time with the first batches.
         """
         self._trainer, self._run, self._splits, self._project = trainer, run, splits, project
+        self._with_start, self._compiles = with_start, compiles
         self.notes: list[str] = []
 
     def _setting(self, name: str) -> Any:
@@ -97,12 +109,11 @@ class Building:
         self.notes.append(f"first weights: {', '.join(f'{name} by {how}' for name, how in done.items())}")
 
     def _start(self, network: Module) -> None:
-        start_from = self._setting("start_from")
-        if start_from is None:
+        start_from, is_strict = self._setting("start_from"), self._setting("start_strict")
+        if start_from is None or not self._with_start:
             return
         from runmanager.training.recipes.transfer import load_start
 
-        is_strict = self._setting("start_strict")
         self.notes.append(str(load_start(network, start_from, strict=is_strict, project=self._project)))
 
     def _freeze(self, network: Module) -> None:
@@ -112,7 +123,7 @@ class Building:
         from runmanager.training.recipes.freezing import check_trainable, freeze
 
         names = freeze(network, patterns)
-        check_trainable(network)
+        check_trainable(network, self._unfreezing(network))
         self.notes.append(f"frozen: {', '.join(names)}")
 
     def _note(self, text: str | None) -> None:
@@ -125,9 +136,9 @@ class Building:
 
             self._note(channels_last(network))
         if how := self._setting("compile"):
-            from runmanager.training.recipes.precision import compiled
+            from runmanager.training.recipes.precision import check_compiler, compiled
 
-            compiled(network, how, self.device)
+            (compiled if self._compiles else check_compiler)(network, how, self.device)
         return network
 
     def loss(self) -> Loss:
@@ -176,16 +187,18 @@ class Building:
             "unfreezing": partial(self._unfreezing, network),
             "patience": self._patience,
             "metrics": self._metrics,
+            "accumulate": self._accumulate,
+            "is_deterministic": self._deterministic,
+            "is_benchmarked": self._benchmarked,
         }
 
     def recipe_of(self, parts: Mapping[str, Any]) -> Recipe:
         """The recipe with these parts, and with the settings."""
         return Recipe(
             **parts,
-            accumulate=self._setting("accumulate"),
             channels_last=self._setting("channels_last"),
             is_compiled=bool(self._setting("compile")),
-            num_steps=self._num_steps,
+            num_steps=self._num_steps or 0,
             log_every=self._setting("log_every"),
             num_shown=self._setting("show_predictions"),
             profile_steps=self._setting("profile"),
@@ -196,9 +209,10 @@ class Building:
         return int(self._setting("epochs"))
 
     @cached_property
-    def _num_steps(self) -> int:
-        """Of an epoch."""
-        return math.ceil(len(self._splits.train) / int(self._setting("batch_size")))  # type: ignore[arg-type]
+    def _num_steps(self) -> int | None:
+        """Of an epoch; None where the data is a stream that does not tell how long it is."""
+        size = getattr(self._splits.train, "__len__", None)
+        return None if size is None else math.ceil(size() / int(self._setting("batch_size")))
 
     @cached_property
     def monitor(self) -> "Monitor":
@@ -214,17 +228,23 @@ class Building:
             return None
         from runmanager.training.recipes.schedules import build_schedule
 
-        return build_schedule(
+        made = build_schedule(
             given,
             self._run,
             optimizer,
             every=self._setting("schedule_every"),
             warmup=warmup,
             num_epochs=self._num_epochs,
-            num_steps=self._num_steps,
+            num_steps=self._num_steps or 1,
             monitor=self.monitor.name,
             mode=self.monitor.mode,
         )
+        if made is not None and made.every == "step" and self._num_steps is None:
+            raise TrainerError(
+                "the schedule goes by steps, and the data is a stream that does not tell how many an epoch has; let it go by "
+                "epochs (schedule_every='epoch'), or give data with a __len__"
+            )
+        return made
 
     def _mixing(self) -> "Mixing | None":
         mixup, cutmix = self._setting("mixup"), self._setting("cutmix")
@@ -247,6 +267,28 @@ class Building:
         from runmanager.training.recipes.precision import precision_of
 
         return precision_of(amp, self.device)
+
+    def _accumulate(self) -> int:
+        pieces, size = int(self._setting("accumulate")), int(self._setting("batch_size"))
+        if pieces > size:
+            raise TrainerError(
+                f"accumulate={pieces} is more pieces than a batch of {size} has samples; choose {size} or less"
+            )
+        return pieces
+
+    def _deterministic(self) -> bool:
+        is_strict, _ = self._trainer.modes(self._run)
+        if is_strict:
+            from runmanager.training.recipes.determinism import not_seen
+
+            self.notes += not_seen(self.device)
+        return is_strict
+
+    def _benchmarked(self) -> bool:
+        _, is_benchmark = self._trainer.modes(self._run)
+        if is_benchmark and self.device.type != "cuda":
+            self.notes.append(f"cudnn_benchmark does nothing on {self.device.type}")
+        return is_benchmark
 
     def _penalty(self) -> "Penalty | None":
         l1, l2 = self._setting("l1"), self._setting("l2")
@@ -274,11 +316,16 @@ class Building:
         return Average(kind, network, decay=self._setting("ema_decay"), start=start)
 
     def _unfreezing(self, network: Module) -> "Unfreezing | None":
-        patterns = self._setting("unfreeze")
+        patterns, devices = self._setting("unfreeze"), self._setting("devices")
         if patterns is None:
             return None
         from runmanager.training.recipes.freezing import Unfreezing
 
+        if devices > 1 and self._setting("parallel") == "ddp":
+            raise TrainerError(
+                f"unfreeze and devices={devices}: DistributedDataParallel exchanges the gradients of what is trained when it "
+                "begins, and no others; leave one of the two out, or write parallel='dp'"
+            )
         return Unfreezing(network, patterns)
 
     def _patience(self) -> "Patience | None":

@@ -139,11 +139,11 @@ def test_a_class_out_of_range_is_found_where_only_samples_tell_the_targets(proje
 
 
 def test_a_schedule_that_ends_too_early_is_found(project, plan):
-    schedule = "lambda run, o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=run.lr, total_steps=run.steps)"
-    project.sweep(params="lr=[0.1], steps=[3, 20]", batch_size="10", scheduler=schedule, epochs="5")
+    schedule = "lambda run, o: torch.optim.lr_scheduler.LambdaLR(o, ([1.0] * run.length).__getitem__)"
+    project.sweep(params="lr=[0.1], length=[3, 20]", batch_size="10", scheduler=schedule, epochs="5")
     said = plan("tiny")
     assert said.status == 1
-    assert re.search(r"^  run 1 \(lr=0\.1, steps=3\): ValueError: Tried to step 4 times", said.out, re.M)
+    assert re.search(r"^  run 1 \(lr=0\.1, length=3\): IndexError: list index out of range", said.out, re.M)
 
 
 def test_a_loss_that_one_value_breaks_is_found(project, plan):

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from runmanager.training.recipes import memory
-from runmanager.training.recipes.memory import MemoryPeak
+from runmanager.tracking import memory
+from runmanager.tracking.memory import MemoryPeak
 
-CPU = torch.device("cpu")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
 
 
@@ -20,7 +19,7 @@ def held():
 
 @on_linux
 def test_the_peak_holds_what_was_taken_and_given_back():
-    peak = MemoryPeak(CPU)
+    peak = MemoryPeak()
     peak.begin()
     before = held()
     taken = torch.ones(100 * 2**18)  # 100 MiB
@@ -36,7 +35,7 @@ def test_what_an_earlier_run_took_is_not_this_ones_peak(monkeypatch, tmp_path, m
         monkeypatch.setattr(memory, "_CLEAR", tmp_path / "nowhere" / "clear_refs")
     earlier = torch.ones(150 * 2**18)
     del earlier
-    peak = MemoryPeak(CPU)
+    peak = MemoryPeak()
     peak.begin()
     before = held()
     if may_clear:
@@ -51,10 +50,9 @@ def test_what_an_earlier_run_took_is_not_this_ones_peak(monkeypatch, tmp_path, m
 def test_a_system_that_does_not_tell_gives_none(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_STATUS", tmp_path / "nowhere")
     monkeypatch.setattr(memory, "_CLEAR", tmp_path / "nowhere" / "clear_refs")
-    for device in (CPU, torch.device("mps")):
-        peak = MemoryPeak(device)
-        peak.begin()
-        assert peak.mib() is None
+    peak = MemoryPeak()
+    peak.begin()
+    assert peak.mib() is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
