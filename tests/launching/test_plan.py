@@ -139,7 +139,7 @@ def test_a_class_out_of_range_is_found_where_only_samples_tell_the_targets(proje
 
 
 def test_a_schedule_that_ends_too_early_is_found(project, plan):
-    schedule = "lambda run, o: torch.optim.lr_scheduler.LambdaLR(o, ([1.0] * run.length).__getitem__)"
+    schedule = "lambda run, o: torch.optim.lr_scheduler.LambdaLR(o, lambda epoch: ([1.0] * run.length)[epoch])"
     project.sweep(params="lr=[0.1], length=[3, 20]", batch_size="10", scheduler=schedule, epochs="5")
     said = plan("tiny")
     assert said.status == 1
