@@ -307,11 +307,13 @@ def features(sweep: str, run: int | None, **options: Any) -> None:
 @click.argument("images", type=click.Path(path_type=Path))
 @click.argument("labels", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-def idx_export(images: Path, labels: Path, folder: Path) -> None:
+@click.option("--classes", metavar="A,B,...", help="Names of the classes, by label; by default the labels themselves.")
+def idx_export(images: Path, labels: Path, folder: Path, classes: str | None) -> None:
     """Write the pictures of MNIST-style idx files into FOLDER, one folder for each class."""
     from runmanager.data.idx import export_images
 
-    print(f"{folder}: {export_images(images, labels, folder):,} pictures")
+    names = None if classes is None else classes.split(",")
+    print(f"{folder}: {export_images(images, labels, folder, names):,} pictures")
 
 
 @app.command("idx-pack")

@@ -226,6 +226,12 @@ def test_idx_files_become_pictures_and_the_same_files_again(project, command):
     assert (said.status, said.out) == (0, "images2, labels2: 3 classes: 0, 1, 2\n")
     assert Path("images2").read_bytes() == Path("images").read_bytes()
     assert Path("labels2").read_bytes() == Path("labels").read_bytes()
+    said = command("idx-export", "images", "labels", "named", "--classes", "cat,dog,ant")
+    assert (said.status, said.out) == (0, "named: 5 pictures\n")
+    said = command("idx-pack", "named", "images3", "labels3")
+    assert (said.status, said.out) == (0, "images3, labels3: 3 classes: cat, dog, ant\n")
+    assert Path("labels3").read_bytes() == Path("labels").read_bytes()
+    assert is_clean(command("idx-export", "images", "labels", "others", "--classes", "cat,dog"))  # label 2 has no name
     assert is_clean(command("idx-export", "images", "labels", "pictures"))  # something is in it
     assert is_clean(command("idx-export", "labels", "images", "others"))
 

@@ -54,6 +54,10 @@ class NormalisedStream(IterableDataset[Any]):
     def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
         return (normalised_sample(sample, self.normalization) for sample in self.dataset)
 
+    def as_seen(self, inputs: Tensor) -> Tensor:
+        """See `Normalised`."""
+        return self.normalization.undo(inputs, inputs.dim() - 1)
+
 
 def normalised_sample(sample: Any, normalization: Normalization) -> tuple[Tensor, Any]:
     """A pair with its inputs normalised.

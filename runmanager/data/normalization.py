@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from runmanager.data.errors import DataError as DataError
+
 _NEARLY = 1e-5  # of a pixel's whole range, far more than rounding takes and far less than an eye sees
 _WAYS = (
     '"measured", or (means, stds) with one number for each channel or one for all: ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))'
 )
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message says what was given and what can be."""
 
 
 class Normalization(NamedTuple):

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from runmanager.data.normalization import DataError as DataError
@@ -38,12 +39,23 @@ class Splits:
         """
         if self.classes:
             return len(self.classes)
-        from runmanager.data.balance import num_classes, targets_tensor
+        from runmanager.data.balance import num_classes
 
         try:
-            return num_classes(targets_tensor(self.train))
+            return num_classes(self.train_targets)
         except (DataError, TypeError, NotImplementedError):  # other targets; or a stream
             return None
+
+    @cached_property
+    def train_targets(self) -> Tensor:
+        """The class of each training sample, int64 [N]. Where a data set has no list of them every sample is read, once.
+
+        Raises:
+            DataError: they are no classes.
+        """
+        from runmanager.data.balance import targets_tensor
+
+        return targets_tensor(self.train)
 
     def with_validation(self, fraction: float, seed: int) -> "Splits":
         """The same with a validation split cut from the training data, unless there is one already or `fraction` is 0."""

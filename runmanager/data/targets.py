@@ -42,13 +42,26 @@ def first_outside(targets: Any, num_outputs: int, ignored: int = _IGNORED) -> Ou
 def target_fault(splits: Splits, num_outputs: int, ignored: int = _IGNORED) -> str | None:
     """What is wrong with the targets of training and validation data for a network with so many outputs; None if nothing.
 
-    Only targets that the data has at hand are looked at; `first_outside` takes those of resident data, `Resident.targets()`.
+    Only targets that the data has at hand are looked at, where its samples have the same; `first_outside` takes
+    those of resident data, `Resident.targets()`.
     """
     for name, part in (("training", splits.train), ("validation", splits.validation)):
         found = None if part is None else first_outside(targets_of(part), num_outputs, ignored)
-        if found is not None:
+        if part is not None and found is not None and _has(part, found):
             return outside_text(name, Outside(_origin(part, found.sample), found.value), num_outputs)
     return None
+
+
+def batch_fault(preds: Tensor, targets: Tensor, ignored: int = _IGNORED) -> str | None:
+    """What is wrong with the targets [N, ...] of a batch for predictions [N, C, ...]; None if nothing."""
+    found = first_outside(targets, preds.shape[1], ignored) if preds.ndim == targets.ndim + 1 else None
+    if found is None:
+        return None
+    return (
+        f"sample {found.sample} of a batch with predictions {list(preds.shape)} and targets {list(targets.shape)} has class "
+        f"{found.value}, but the network has {preds.shape[1]} outputs, for classes 0 to {preds.shape[1] - 1}; mend the target, "
+        "or the number of outputs"
+    )
 
 
 def outside_text(part: str, outside: Outside, num_outputs: int) -> str:
@@ -60,6 +73,11 @@ def outside_text(part: str, outside: Outside, num_outputs: int) -> str:
         else f"sample {outside.sample} of the {part} data has class {outside.value}, and classes are 0 to {num_outputs - 1}; mend "
         "the target"
     )
+
+
+def _has(dataset: Any, outside: Outside) -> bool:
+    """Whether the sample itself has the target, which a data set may turn into another as it is read."""
+    return bool((np.asarray(dataset[outside.sample][1]) == outside.value).any())
 
 
 def _tensor(targets: Any) -> Tensor | None:

@@ -165,9 +165,10 @@ def data_fingerprint(splits: Any) -> dict[str, Any]:
     """Where the data comes from, how much there is, and a SHA-256 over some training samples, spread evenly.
 
     The samples are drawn with fixed seeds, so augmentation does not change them, and no random number is used up. Data that
-    comes out otherwise when it is drawn again has no `sha256`; data without a length has its source alone.
+    comes out otherwise when it is drawn again has no `sha256`; data without a length has its source alone. Inputs count as they
+    were before they were normalised, which a run's settings tell.
     """
-    data: Any = splits.train
+    data: Any = splits.train.dataset if hasattr(splits.train, "normalization") else splits.train
     validation: Any = splits.validation
     try:
         num_train, num_validation = len(data), 0 if validation is None else len(validation)

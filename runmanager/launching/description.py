@@ -1,6 +1,7 @@
 """What a launch has to know of a sweep, as plain data: the process that launches needs neither torch nor the user's code."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +59,7 @@ class Description:
     code: dict[str, str]  # the project's files that it rests on, and digests of what they say
     has_trainer: bool
     devices: list[str]  # of the machine that trains
+    devices_per_run: int = 1  # the most that a run has
 
     @cached_property
     def runs(self) -> list[tuple[Run, str]]:
@@ -105,7 +107,20 @@ def describe(sweep: Sweep) -> Description:
         code_of(sweep.file, project),
         sweep.trainer is not None,
         device_names(),
+        devices_per_run(sweep),
     )
+
+
+def devices_per_run(sweep: Sweep) -> int:
+    """The most devices that a run is trained on; what is wrong with one of them, the check tells."""
+    trainer = sweep.trainer
+    if trainer is None or (trainer.given("devices") is None and "devices" not in sweep.params):
+        return 1
+    most = 1
+    for run in sweep.runs():
+        with suppress(Exception):
+            most = max(most, int(trainer.setting("devices", run)))
+    return most
 
 
 def load_changed(file: Path, changes: Changes) -> Sweep:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runmanager.launching.load_sweep import find_sweep_file, load_sweep, project_of
 from runmanager.launching.one_run import OneRun, built, need_trainer, two_samples
@@ -27,7 +27,8 @@ def export_model(
 ) -> int:
     """Writes a trained network: FILE.pt, its state dict; FILE.pt2, a program of torch.export; FILE.pt.json, about both.
 
-    Of a run that a function of the user's own has trained, it is what was saved as `network`, and there is no program.
+    Of a run that averages its weights it is the average, as soon as there is one; FILE.pt.json says which weights they are. Of a
+    run that a function of the user's own has trained, it is what was saved as `network`, and there is no program.
 
     Args:
         sweep: the path or the name of a sweep file, or the name of a sweep that was tracked by hand.
@@ -50,8 +51,9 @@ def export_model(
     print(saved.title)
     if loaded is None or loaded.trainer is None:
         return _export_state(saved, stem)
-    with restored(loaded, saved) as (network, splits):
-        return _export(saved, network, splits, stem)
+    with restored(loaded, saved) as found:
+        _say_weights(found)
+        return _export(saved, found, stem)
 
 
 def _open(sweep: str | Path) -> tuple[Sweep | None, SweepDir]:
@@ -73,9 +75,18 @@ def _stem(output: str | Path | None, default: Path) -> Path:
     return path.with_suffix("") if path.suffix in (".pt", ".pt2") else path
 
 
+class Restored(NamedTuple):
+    """The network of a run as it was when its state was saved, in eval mode, and what belongs to it."""
+
+    network: "Module"
+    splits: Any  # the run's data
+    weights: str  # 'trained', 'ema' or 'swa'
+    average: str | None  # that the run keeps, which may not have begun by then
+
+
 @contextmanager
-def restored(sweep: Sweep, saved: Saved) -> "Iterator[tuple[Module, Any]]":
-    """The network of a run as it was when its state was saved, in eval mode, and the run's data.
+def restored(sweep: Sweep, saved: Saved) -> Iterator[Restored]:
+    """The network of a run as it was when its state was saved: with averaged weights, where there was an average by then.
 
     Raises:
         TrainerError: the run is built from other parts now.
@@ -85,9 +96,22 @@ def restored(sweep: Sweep, saved: Saved) -> "Iterator[tuple[Module, Any]]":
     from runmanager.training.checkpoints import TrainingState
 
     one = _as_one_run(sweep, saved)
-    with built(one) as (parts, splits):
+    with built(one, with_start=False) as (parts, splits):
         TrainingState(parts, torch.Generator(), splits).restore(saved.state())
-        yield parts.network.eval(), splits
+        average = parts.recipe.average
+        kind = None if average is None else average.kind
+        if average is None or average.network is None:
+            yield Restored(parts.network.eval(), splits, "trained", kind)
+        else:
+            yield Restored(average.network.eval(), splits, average.kind, kind)
+
+
+def _say_weights(found: Restored) -> None:
+    """Says which weights they are, where there is a choice."""
+    if found.weights != "trained":
+        print(f"the average of its weights ({found.weights})")
+    elif found.average:
+        print(f"the trained weights: their average ({found.average}) had not begun")
 
 
 def _as_one_run(sweep: Sweep, saved: Saved) -> OneRun:
@@ -122,9 +146,10 @@ def _export_state(saved: Saved, stem: Path) -> int:
     return 0
 
 
-def _export(saved: Saved, network: "Module", splits: Any, stem: Path) -> int:
+def _export(saved: Saved, found: Restored, stem: Path) -> int:
     from runmanager.training.export import NotExportable, write_program, write_state
 
+    network, splits = found.network, found.splits
     state_file, program_file = _with(stem, ".pt"), _with(stem, ".pt2")
     inputs = two_samples(splits)
     write_state(network.state_dict(), state_file)
@@ -140,6 +165,7 @@ def _export(saved: Saved, network: "Module", splits: Any, stem: Path) -> int:
     about = {
         "files": [state_file.name, *([] if fault else [program_file.name])],
         "network": type(network).__name__,
+        "weights": found.weights,
         "inputs": {"shape": ["N", *inputs.shape[1:]], "dtype": str(inputs.dtype).removeprefix("torch.")},
         "classes": list(splits.classes) if splits.classes else None,
         "normalization": splits.normalization._asdict() if splits.normalization else None,
@@ -179,7 +205,7 @@ def features(
     epoch: str | None = None,
     output: str | Path | None = None,
 ) -> None:
-    """Writes what a layer of a trained network makes of each sample into an .npz file.
+    """Writes what a layer of a trained network, or of its average, makes of each sample into an .npz file.
 
     Args:
         sweep: the path or the name of a sweep file.
@@ -201,7 +227,8 @@ def features(
     loaded = load_sweep(file)
     trainer = need_trainer(loaded)
     saved = find_saved(find_sweep(str(loaded.name), project_of(file)), number, epoch)
-    with restored(loaded, saved) as (network, splits):
+    with restored(loaded, saved) as found:
+        splits = found.splits
         samples = splits.validation if split == "validation" else splits.train
         if samples is None:
             raise SweepError(loaded.name, ["it has no validation data; use --split train"])
@@ -209,5 +236,7 @@ def features(
         name = f"{loaded.name}-run{saved.run.number}-{layer.replace('/', '-')}-{split}.npz"
         default = saved.sweep_dir.epochs_csv.with_name(name)
         target = Path(output) if output is not None else default
-        shape = write_features(network, layer, DataLoader(samples, batch_size=batch_size), target)
-    print(f"{saved.title}\n{layer}: features {list(shape)} of the {split} split\n{target}")
+        shape = write_features(found.network, layer, DataLoader(samples, batch_size=batch_size), target)
+    print(saved.title)
+    _say_weights(found)
+    print(f"{layer}: features {list(shape)} of the {split} split\n{target}")

@@ -127,7 +127,7 @@ class Finder:
             reads: set[str] = set()
             splits = self._trainer.splits(recorded(run, reads), self._split_seed, self._project)
             with seeded(0):
-                parts = self._trainer.build(run, splits, self._project)
+                parts = self._trainer.build(run, splits, self._project, with_start=False, compiles=False)
             values = values_of(run)
             data = canonical({name: values[name] for name in sorted(reads)})
             settings = [self._trainer.setting(name, run) for name in ("batch_size", "validation")]
@@ -151,7 +151,8 @@ class Finder:
         runs = [self._runs[index] for index in indices[:most]]
         try:
             trial = Trial(self._trainer, runs, self._split_seed, self._project)
-            choice = choose(trial, most, forced=is_told)
+            with self._trainer.mode(runs[0]):
+                choice = choose(trial, most, forced=is_told)
         except NotResident as reason:
             return Kind("", 1, ALONE, f"a group needs data that stays on the device ({reason})", 0.0)
         except Exception as error:  # noqa: BLE001 (it is only a try; the runs themselves will say what is wrong)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from runmanager.launching.description import describe
+from runmanager.launching.description import Changes, describe
 from runmanager.launching.git import GitQuery
 from runmanager.launching.options import Limits
 from runmanager.launching.outcomes import Outcomes
@@ -21,8 +21,9 @@ class Here:
 
     threads = ""
 
-    def __init__(self, sweep: Sweep, options: TrainOptions) -> None:
-        self._sweep, self._options = sweep, options
+    def __init__(self, sweep: Sweep, options: TrainOptions, changes: Changes) -> None:
+        """Takes a sweep that `changes` were made to already."""
+        self._sweep, self._options, self._changes = sweep, options, changes
         self.description = describe(sweep)
         self.git = GitQuery(self.description.project)
 
@@ -37,7 +38,12 @@ class Here:
         stop = StopRequest(interrupt_after=limits.grace)
         reason = lambda: f"stopped ({stop.reason})" if stop.is_asked else None  # noqa: E731
         training = SweepTraining(
-            self._sweep, self.description.project, self._options, writers=[*writers, outcomes], stop_reason=reason
+            self._sweep,
+            self.description.project,
+            self._options,
+            writers=[*writers, outcomes],
+            stop_reason=reason,
+            changes=self._changes,
         )
         try:
             with stop:

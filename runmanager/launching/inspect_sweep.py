@@ -62,7 +62,7 @@ def lr_range(
     print(f"{one.title}: {steps} steps from {low:g} to {high:g}", flush=True)
     found = _test(one, low, high, steps)
     print("\n".join(found.lines()))
-    file = _csv(one)
+    file = SweepDir(one.project, str(one.sweep.name)).lr_range_csv
     file.parent.mkdir(exist_ok=True)
     replace_text(file, found.csv())
     print(f"every step: {file}")
@@ -79,8 +79,3 @@ def _test(one: OneRun, low: float, high: float, steps: int) -> "RateRange":
 def _endless(alone: "Alone") -> "Iterator[Batch]":
     while True:
         yield from alone.batches.train()
-
-
-def _csv(one: OneRun) -> Path:
-    table = SweepDir(one.project, str(one.sweep.name)).epochs_csv
-    return table.with_name(f"{one.sweep.name}.lr-range.csv")

@@ -33,7 +33,7 @@ from runmanager.tracking.files import sync_now
 from runmanager.tracking.history import SweepHistory, read_run, read_sweep
 from runmanager.tracking.progress import say
 from runmanager.tracking.results import ResultsWriter, rebuild
-from runmanager.tracking.rows import COMPLETED, DONE, RUNNING
+from runmanager.tracking.rows import DIVERGED, DONE, RUNNING
 from runmanager.tracking.run_dir import SweepDir
 from runmanager.tracking.writers import Writer
 
@@ -338,7 +338,7 @@ class _Launch:
                 history = read_run(run_dir, {self._sweep.objective or "": self._sweep.mode or ""})
                 if history is not None and history.status in DONE:
                     value = history.score(self._sweep.objective or "")
-                    keep.add(run_dir, value if history.status == COMPLETED else None)
+                    keep.add(run_dir, value if history.status != DIVERGED else None)
         return keep
 
     def _say(self, text: str) -> None:

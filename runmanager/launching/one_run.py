@@ -79,11 +79,16 @@ def choose_run(sweep: str | Path, only: str | None) -> OneRun:
 
 
 @contextmanager
-def built(one: OneRun) -> "Iterator[tuple[Parts, Any]]":
-    """The parts of a run, as they are when its training begins, and its data; random numbers are as before in the end."""
+def built(one: OneRun, *, with_start: bool = True) -> "Iterator[tuple[Parts, Any]]":
+    """The parts of a run, as they are when its training begins, and its data; random numbers are as before in the end.
+
+    Args:
+        one: the run.
+        with_start: whether `start_from` is read; not where a saved state takes its place.
+    """
     splits = one.splits()
     with frozen_rng(splits), seeded(one.seed):
-        yield one.trainer.build(one.run, splits, one.project), splits
+        yield one.trainer.build(one.run, splits, one.project, with_start=with_start, compiles=False), splits
 
 
 def two_samples(splits: Any) -> "Tensor":

@@ -6,7 +6,7 @@ from runmanager.launching.options import OnError
 from runmanager.tracking.checkpoint import Checkpoints
 from runmanager.tracking.faults import signature
 from runmanager.tracking.progress import say
-from runmanager.tracking.rows import COMPLETED, DONE, FAILURES, INTERRUPTED, Number, RunEnd, score
+from runmanager.tracking.rows import COMPLETED, DIVERGED, DONE, FAILURES, INTERRUPTED, STOPPED, Number, RunEnd, score
 from runmanager.tracking.run_dir import RunDir
 from runmanager.tracking.writers import Member, Writer
 
@@ -35,7 +35,7 @@ class Outcomes(Writer):
         self.trained.add(member.number)
         self.overhead_seconds += end.overhead_seconds or 0.0
         self.training_seconds += end.run_seconds / (member.rows[-1].group_size if member.rows else 1)
-        if end.status == COMPLETED:
+        if end.status in (COMPLETED, STOPPED):
             self.num_completed += 1
             self.metrics.update(dict.fromkeys(member.last))
 
@@ -93,7 +93,7 @@ class KeepBest(Writer):
             return
         if member.run_dir.checkpoints.is_dir():
             value = score(self._objective, member.best, member.metrics)
-            self.add(member.run_dir, value if end.status == COMPLETED else None)
+            self.add(member.run_dir, value if end.status != DIVERGED else None)
 
     def add(self, run_dir: RunDir, value: Number | None) -> None:
         """A run that has ended by itself has saved states, and this value of the objective."""

@@ -8,14 +8,14 @@ from typing import Any
 
 from runmanager.launching.description import Changes, Description
 from runmanager.launching.driver import Driver
-from runmanager.launching.early import take_early
+from runmanager.launching.early import EarlyWorker, take_early
 from runmanager.launching.git import GitQuery
 from runmanager.launching.load_sweep import project_of
 from runmanager.launching.options import Limits
 from runmanager.launching.outcomes import Outcomes
 from runmanager.launching.pool import CallFailed, WorkerDied, WorkerPool
 from runmanager.launching.signals import StopRequest
-from runmanager.launching.slots import make_slots
+from runmanager.launching.slots import Slot, make_slots
 from runmanager.launching.sweep import SweepError
 from runmanager.launching.train_options import TrainOptions
 from runmanager.launching.work import Work
@@ -34,12 +34,8 @@ class Processes:
         Raises:
             SweepError: the sweep file cannot be used.
         """
-        self._slots = make_slots(workers, sys.maxsize)
-        self.threads = self._slots[0].environment.get("OMP_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS", "")
-        self._pool = WorkerPool(self._slots[:1], Path.cwd(), take_early())
+        self._use(make_slots(workers, sys.maxsize), take_early())
         self._name = file.stem
-        self._num_slots = 1  # that the pool has
-        self._loading: list[Future[Any]] = []  # workers that read the sweep ahead of their first run
         self._call = (str(file), changes.to_json(), options._asdict())
         try:
             answer = self._submit("describe_sweep", *self._call[:2])
@@ -47,9 +43,22 @@ class Processes:
             versions()
             self._start_others_if_slow(answer)
             self.description = Description.from_json(self._result(answer))
+            self._use_if_others(make_slots(workers, sys.maxsize, devices=self.description.devices_per_run))
         except BaseException:
             self._pool.terminate()
             raise
+
+    def _use(self, slots: list[Slot], early: EarlyWorker | None = None) -> None:
+        self._slots, self._num_slots = slots, 1  # that the pool has
+        self.threads = slots[0].environment.get("OMP_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS", "")
+        self._pool = WorkerPool(slots[:1], Path.cwd(), early)
+        self._loading: list[Future[Any]] = []  # workers that read the sweep ahead of their first run
+
+    def _use_if_others(self, slots: list[Slot]) -> None:
+        """Begins anew with workers that have room for runs on several devices, which only the sweep could tell."""
+        if slots != self._slots:
+            self._pool.terminate()
+            self._use(slots)
 
     def _start_others_if_slow(self, answer: "Future[dict[str, Any]]") -> None:
         """Where reading the sweep takes long, as it does with torch, several workers read it at once.

@@ -82,7 +82,7 @@ def _setting_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _shown(settings: dict[str, Any], name: str) -> str:
-    return repr(settings[name]) if name in settings else "left to its default"
+    return repr(settings[name]) if name in settings else "not given as a value"
 
 
 def _data_changes(before: Any, now: Any) -> list[str]:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Subset
-
 from runmanager.launching.plan_sweep import REHEARSAL
 from runmanager.launching.sweep import Sweep
 from runmanager.launching.train_options import TrainOptions
@@ -21,7 +19,7 @@ from runmanager.tracking.rows import EpochRow
 from runmanager.tracking.run_dir import RunDir, SweepDir
 from runmanager.tracking.writers import Member, Writer
 from runmanager.training.loaders import NotResident
-from runmanager.training.rehearsal import NUM_EPOCHS, Measures, measure, rehearse
+from runmanager.training.rehearsal import NUM_EPOCHS, Measures, measure, rehearse, whole
 from runmanager.training.seeding import run_seed
 
 _DEAR_SECONDS = (
@@ -151,7 +149,7 @@ class Rehearsals:
             data = self._trainer.resident(splits, self._trainer.device(run))
         except NotResident:
             return 0
-        is_cut = data.validation is None or _whole(splits.train) is _whole(splits.validation)
+        is_cut = data.validation is None or whole(splits.train) is whole(splits.validation)
         return data.train.num_bytes + (0 if is_cut or data.validation is None else data.validation.num_bytes)
 
 
@@ -176,11 +174,6 @@ def _costs(left: Left, cold_seconds: float, found: Measures, resident_bytes: int
         found.activation_bytes,
         resident_bytes,
     )
-
-
-def _whole(samples: Any) -> Any:
-    """The data set that a part was taken from."""
-    return _whole(samples.dataset) if isinstance(samples, Subset) else samples
 
 
 def _without_states(run_dir: RunDir) -> int:

@@ -135,8 +135,8 @@ class _Sweep:
     """The sweep that this worker has loaded: a worker has one, and trains its runs one after another."""
 
     def __init__(self, file: str, changes: Json) -> None:
-        self.file = file
-        self.sweep = load_changed(Path(file), Changes.from_json(changes))
+        self.file, self.changes = file, Changes.from_json(changes)
+        self.sweep = load_changed(Path(file), self.changes)
         self.runs = self.sweep.runs()
         self.code = code_of(Path(file), project_of(Path(file)))
         self._training: SweepTraining | None = None
@@ -153,6 +153,7 @@ class _Sweep:
                 options,
                 writers=[LogWriter()],
                 stop_reason=lambda: "stopped as asked" if stop_asked() else None,
+                changes=self.changes,
             )
         return self._training
 

@@ -55,6 +55,7 @@ def make_slots(
     environ: Mapping[str, str] | None = None,
     folder: Path = Path("/"),
     cores: int | None = None,
+    devices: int = 1,
 ) -> list[Slot]:
     """The slots for so many runs that are due, at least one.
 
@@ -63,10 +64,12 @@ def make_slots(
 
     Args:
         workers: how many were asked for; None for one per GPU, or else one per core as far as the memory goes; 0 for none.
+            Where runs have several devices, that is one per so many.
         num_due: the number of runs.
         environ: the user's environment.
         folder: where the system's own files are.
         cores: how many may be used, if not as many as the system says.
+        devices: how many GPUs, or processes of the CPU, a run has at most.
     """
     environ = os.environ if environ is None else environ
     cores = cores or num_cores(folder)
@@ -74,11 +77,11 @@ def make_slots(
     if workers == 0:
         return []
     all_memory, free_memory = memory(folder)
-    most = workers or len(gpus) or _at_most(cores, all_memory)
-    number = most if workers or gpus else _at_most(most, free_memory)
+    most = workers or max(1, (len(gpus) or _at_most(cores, all_memory)) // devices)
+    number = most if workers or gpus else _at_most(most, free_memory / devices)
     shared = _unless_set(environ, PYTHONHASHSEED="0", OMP_NUM_THREADS=str(max(1, cores // most)))
     shared["RUNMANAGER_WORKERS"] = str(most)  # a worker shares the machine's memory with so many
-    return [Slot(index, {**shared, **_own_gpu(gpus, index)}) for index in range(min(number, max(1, num_due)))]
+    return [Slot(index, {**shared, **_own_gpus(gpus, index, devices)}) for index in range(min(number, max(1, num_due)))]
 
 
 def _at_most(number: int, num_bytes: float) -> int:
@@ -89,8 +92,10 @@ def _unless_set(environ: Mapping[str, str], **values: str) -> dict[str, str]:
     return {name: value for name, value in values.items() if not environ.get(name)}
 
 
-def _own_gpu(gpus: list[str], index: int) -> dict[str, str]:
-    return {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {}
+def _own_gpus(gpus: list[str], index: int, number: int) -> dict[str, str]:
+    """So many for each worker, in turn; or all that there are."""
+    own = [gpus[(index * number + place) % len(gpus)] for place in range(min(number, len(gpus)))]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(own)} if gpus else {}
 
 
 def _gpus(environ: Mapping[str, str], folder: Path) -> list[str]:

@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runmanager.parameters import identity
 from runmanager.space.grid import Run, RunBuilder, grid_faults
-from runmanager.tracking.rows import better_is
-from runmanager.tracking.run_dir import sweep_name_fault
+from runmanager.tracking.history import read_run
+from runmanager.tracking.rows import DONE, better_is
+from runmanager.tracking.run_dir import SweepDir, sweep_name_fault
 from runmanager.training.reads import recorded
 
 if TYPE_CHECKING:
@@ -141,22 +143,46 @@ def _trainer_faults(sweep: Sweep, trainer: "Trainer", project: Path, checkpoints
     names = runs[0]._fields
     first, rest = covering(runs)
     faults = trainer.faults(
-        [recorded(run, reads) for run in first], seed, project, sweep.objective, checkpoints=checkpoints
+        [recorded(run, reads) for run in first],
+        seed,
+        project,
+        sweep.objective,
+        checkpoints=checkpoints,
+        started=[_is_started(sweep, run, project) for run in first] if trainer.starts_from_runs(runs[0]) else (),
     )
     for run in [*first, *rest][:_MAX_EXERCISED]:  # a parameter may be read in some combinations or in training alone
         if faults or reads.issuperset(names):
             break
         trainer.exercise(recorded(run, reads), seed, project)
-    return faults or [
-        f"{name} is in the grid, but nothing uses it; read run.{name} in the trainer's functions, or leave it out"
-        for name in names
-        if name not in reads
-    ]
+    return (
+        faults
+        or _file_faults(sweep, trainer, first)
+        or [
+            f"{name} is in the grid, but nothing uses it; read run.{name} in the trainer's functions, or leave it out"
+            for name in names
+            if name not in reads
+        ]
+    )
 
 
-def _objective_faults(
-    objective: Any, mode: Any, trainer: "Trainer | None", params: Mapping[str, Any]
-) -> list[str]:
+def _file_faults(sweep: Sweep, trainer: "Trainer", runs: Sequence[Run]) -> list[str]:
+    """The other processes of a run on several devices find the sweep by its file."""
+    most = max(trainer.num_ranks(run) for run in runs)
+    if most == 1 or (sweep.file is not None and sweep.file.is_file()):
+        return []
+    from runmanager.launching.rank import NO_FILE
+
+    return [f"devices={most}: {NO_FILE}"]
+
+
+def _is_started(sweep: Sweep, run: Run, project: Path) -> bool:
+    """Whether the run is done or has a state to go on from, so that what it started from may be gone."""
+    run_dir = SweepDir(project, str(sweep.name)).runs_by_id().get(identity(run._asdict())[:12])
+    history = None if run_dir is None else read_run(run_dir, {})
+    return history is not None and (bool(history.checkpoints) or history.status in DONE)
+
+
+def _objective_faults(objective: Any, mode: Any, trainer: "Trainer | None", params: Mapping[str, Any]) -> list[str]:
     faults = []
     if mode not in (None, "min", "max"):
         faults.append(f"mode={mode!r:.80} is unknown; choose 'min' or 'max'")

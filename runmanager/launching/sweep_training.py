@@ -5,8 +5,9 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from runmanager.launching.description import Changes
 from runmanager.launching.fusion import known_kinds
 from runmanager.launching.sweep import Sweep
 from runmanager.launching.train_options import TrainOptions
@@ -18,6 +19,10 @@ from runmanager.tracking.rows import DIVERGED, INTERRUPTED, EpochRow
 from runmanager.tracking.writers import Writer
 from runmanager.training.reads import recorded
 from runmanager.training.seeding import run_seed, seeded
+
+if TYPE_CHECKING:
+    from runmanager.training.distributed_team import StartRanks
+    from runmanager.training.trainer import Trainer
 
 
 def surroundings_of(
@@ -50,7 +55,18 @@ def surroundings_of(
     reason = sweep.trainer.not_resident(runs[indices[0]], splits)
     if reason:
         fusion.notes.insert(0, f"the data is read by a DataLoader: {reason}")
+    fusion.notes[:0] = _not_seen(sweep.trainer, [runs[index] for index in indices])
     return {"data": data_fingerprint(splits), "fusion": fusion.to_json()}
+
+
+def _not_seen(trainer: "Trainer", runs: Sequence[Run]) -> list[str]:
+    """What the strict mode cannot see to, where a run is to be deterministic."""
+    strict = next((run for run in runs if trainer.setting("deterministic", run)), None)
+    if strict is None:
+        return []
+    from runmanager.training.recipes.determinism import not_seen
+
+    return not_seen(trainer.device(strict))
 
 
 class _Split(RunStopped):
@@ -80,6 +96,7 @@ class SweepTraining:
         *,
         writers: Sequence[Writer],
         stop_reason: Callable[[], str | None],
+        changes: Changes | None = None,
     ) -> None:
         """Nothing is trained yet.
 
@@ -89,7 +106,9 @@ class SweepTraining:
             options: what each run is trained with.
             writers: where else rows go.
             stop_reason: why the run under way has to end with this epoch; None when it has not.
+            changes: what was changed of the sweep in its file, for other processes that read that.
         """
+        self._changes = changes or Changes()
         self._sweep, self._project, self._options, self._stop_reason = sweep, project, options, stop_reason
         self.reads: set[str] = set()
         """The parameters that a hand-written function has read."""
@@ -173,7 +192,14 @@ class SweepTraining:
 
     def _train(self, run: Run, seed: int) -> None:
         if self._sweep.trainer is not None:
-            self._sweep.trainer.train(run, self.manager, seed=seed, split_seed=self._sweep.seed, project=self._project)
+            self._sweep.trainer.train(
+                run,
+                self.manager,
+                seed=seed,
+                split_seed=self._sweep.seed,
+                project=self._project,
+                start_ranks=self._start_ranks(self._sweep.trainer, run, seed),
+            )
             return
         assert self._sweep.train is not None
         with seeded(seed):
@@ -184,6 +210,14 @@ class SweepTraining:
             raise TypeError(
                 f"train returned a {type(result).__name__}; return a dict of metrics, like {{'val_loss': 0.3}}, or nothing"
             )
+
+    def _start_ranks(self, trainer: "Trainer", run: Run, seed: int) -> "StartRanks | None":
+        """What starts the other processes of a run that has several."""
+        if trainer.num_ranks(run) == 1:
+            return None
+        from runmanager.launching.rank import Ranks
+
+        return Ranks(self._sweep.file, self._changes, self._options).of(run, seed)
 
     def _watched(self, run: Run) -> Run:
         """The run, seen being read until all its parameters have been."""

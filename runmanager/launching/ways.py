@@ -58,7 +58,7 @@ def way_to_train(
         from runmanager.launching.here import Here
 
         loaded = sweep if isinstance(sweep, Sweep) else load_sweep(find_sweep_file(sweep))
-        yield Here(changes.apply(loaded), options)
+        yield Here(changes.apply(loaded), options, changes)
         return
     from runmanager.launching.processes import Processes
 

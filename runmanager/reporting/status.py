@@ -11,7 +11,10 @@ from runmanager.reporting.tables import plural, print_table
 from runmanager.tracking.history import RunHistory, SweepHistory
 from runmanager.tracking.owner import owner_text
 from runmanager.tracking.progress import number_text, seconds_text, visible, whole_seconds
-from runmanager.tracking.rows import COMPLETED, INTERRUPTED, RUNNING, STATUSES
+from runmanager.tracking.rows import COMPLETED, INTERRUPTED, RUNNING, STATUSES, STOPPED
+
+_WHOLE = (COMPLETED, STOPPED)
+"""Whose time tells that of the others."""
 
 _MAX_PARAMS = 60  # letters of a run's parameters that the other lines make room for
 
@@ -22,7 +25,7 @@ class Estimate:
     def __init__(self, history: SweepHistory, now: float) -> None:
         self._history, self._now = history, now
         self._running = [run for run in history.runs if run.status == RUNNING]
-        ended = [run.run_seconds for run in history.runs if run.status == COMPLETED and run.run_seconds is not None]
+        ended = [run.run_seconds for run in history.runs if run.status in _WHOLE and run.run_seconds is not None]
         known = ended or [whole for run in self._running if (whole := self._whole(run, None)) is not None]
         self._mean = sum(known) / len(known) if known else None
 

@@ -10,6 +10,8 @@ from rich.text import Text
 
 from runmanager.parameters import encode, number_to_json, params_text, short_text, varying
 from runmanager.reporting.failures import print_errors
+from runmanager.reporting.notes import print_notes
+from runmanager.tracking.display import least_telling
 from runmanager.tracking.history import RunHistory, SweepHistory
 from runmanager.tracking.progress import number_text, seconds_text
 from runmanager.tracking.rows import metrics_to_json
@@ -59,11 +61,13 @@ def print_results(
     header, rows = _results_rows(runs, metrics, metric, varied)
     left_out = []
     while console.is_terminal and metrics and _width(header, rows) > console.width:
-        left_out.append(metrics.pop(0))
+        left_out.append(least_telling(metrics))
+        metrics.remove(left_out[-1])
         header, rows = _results_rows(runs, metrics, metric, varied)
     print_table(console, header, rows)
     if left_out:
         console.print(Text(f"{', '.join(left_out)} left out to fit; --json has everything", style="dim"))
+    print_notes(runs, console)
     print_errors(history, runs, console)
 
 
@@ -121,6 +125,7 @@ def _run_json(run: RunHistory) -> dict[str, Any]:
         "run_seconds": run.run_seconds,
         "last": metrics_to_json(run.last),
         "best": {name: {"value": number_to_json(best.value), "epoch": best.epoch} for name, best in run.best.items()},
+        "notes": run.notes,
         "error": run.error,
         "traceback": run.traceback,
         "folder": run.folder,

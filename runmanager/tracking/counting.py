@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from runmanager.tracking.journal import Record
 
-_SAYS_SOMETHING = ("epoch", "log", "step", "checkpoint")
+_SAYS_SOMETHING = ("epoch", "log", "step", "checkpoint", "note")
 
 
 class _Link(NamedTuple):

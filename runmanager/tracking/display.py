@@ -13,6 +13,7 @@ from runmanager.tracking.rows import COMPLETED, RUNNING, EpochRow, RunEnd
 from runmanager.tracking.writers import Member, Writer
 
 _REFRESH_SECONDS = 0.25
+_MOST_VALUES = 8  # of a line, where there are some of single classes
 _OTHER_LINES = 3  # of a terminal: the header, the summary, and the cursor's
 
 
@@ -46,7 +47,10 @@ class PlainDisplay(Writer):
 
     def epoch(self, member: Member, row: EpochRow) -> None:  # noqa: D102
         run = self._progress.epoch(row)
-        values = [f"{name} {number_text(value)}" for name, value in run.values.items()]
+        names = list(run.values)
+        while len(names) > _MOST_VALUES and is_of_a_class(names[-1]):
+            names.pop()
+        values = [f"{name} {number_text(run.values[name])}" for name in names]
         parts = [
             f"run {run.number}",
             f"epoch {self._progress.epoch_text(run)}",
@@ -80,9 +84,19 @@ def table_of(
     metrics = list(dict.fromkeys(name for run in shown for name in run.values))
     header, rows = _cells(progress, shown, metrics)
     while width and len(metrics) > 1 and _width(header, rows) > width:
-        metrics.remove(next(name for name in metrics if name != progress.objective))
+        metrics.remove(least_telling([name for name in metrics if name != progress.objective]))
         header, rows = _cells(progress, shown, metrics)
     return header, rows
+
+
+def is_of_a_class(metric: str) -> bool:
+    """Whether it is one of many that are alike, as `val_accuracy/cat` is."""
+    return "/" in metric
+
+
+def least_telling(metrics: list[str]) -> str:
+    """Which of these columns is left out first where there is no room: the last of those of single classes, else the first."""
+    return next((name for name in reversed(metrics) if is_of_a_class(name)), metrics[0])
 
 
 def _cells(progress: Progress, shown: list[ShownRun], metrics: list[str]) -> tuple[list[str], list[list[str]]]:

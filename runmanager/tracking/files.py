@@ -46,6 +46,28 @@ def replace_text(path: Path, text: str, *, durable: bool = False) -> None:
         sync_folder(path.parent)
 
 
+def put_text(path: Path, text: str) -> io.FileIO:
+    """Does as `replace_text`, and returns the new file: this very one, also where somebody has put another in its place since.
+
+    Raises:
+        OSError: it could not be written; the old file is untouched and nothing is left beside it.
+    """
+    temporary = temporary_for(path)
+    file = None
+    try:
+        file = io.FileIO(temporary, "w+")
+        write_all(file, text.encode())
+        if os.name == "nt":  # which renames no open file
+            file.close()
+        temporary.replace(path)
+        return file if not file.closed else io.FileIO(path, "r+")
+    except BaseException:
+        if file is not None:
+            file.close()
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_new(path: Path, data: bytes) -> None:
     """Writes a small file in one call, without the cost of a buffer.
 

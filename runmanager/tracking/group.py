@@ -131,6 +131,7 @@ class Group:
         self.num_steps = resumed.num_steps
         tracked.began = time.perf_counter() - resumed.run_seconds
         tracked.keeper.take_up(resumed.records, tracked.member.rows)
+        tracked.notes.update(resumed.notes)
         tracked.drop_confusions(resumed.epoch)
         self.writers.resume(tracked.member)
         take(index, resumed.state)
@@ -251,10 +252,10 @@ class Group:
         return value[index]
 
     def note(self, text: str, number: int | None = None) -> None:
-        """Records a line about the run: of a group about the one with that number, or all."""
+        """Records a line about the run, each text once: of a group about the one with that number, or all."""
         for tracked in self.members:
             if number in (None, tracked.member.number):
-                tracked.attempt.journal.append(("note", {"text": text}))
+                tracked.note(text)
 
     def end_epoch(
         self,

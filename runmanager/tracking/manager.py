@@ -260,6 +260,24 @@ class RunManager:
         self._need_run("load_checkpoint()")
         self._group.load_checkpoints(take)
 
+    def resumes(self, number: int | None = None) -> bool:
+        """Whether `load_checkpoint` will find a saved state: of the open run, or of the group's member with that number.
+
+        Raises:
+            CallOrderError: no run is open.
+        """
+        self._need_run("resumes()")
+        return self._group.resumes(number)
+
+    def profile_file(self) -> Path:
+        """Where a profile of the open run's steps belongs: `profile.json` in its folder.
+
+        Raises:
+            CallOrderError: no run is open.
+        """
+        self._need_run("profile_file()")
+        return self._group.members[0].member.run_dir.profile
+
     @property
     def num_epochs(self) -> int:
         """How many epochs of the open run are done, those before its last saved state included."""
@@ -381,6 +399,8 @@ class RunManager:
 
     def note(self, text: str, *, number: int | None = None) -> None:
         """Records a line about the run, as what was done when it was built; of a group about the one with that number.
+
+        What was said of a run already is not recorded once more.
 
         Raises:
             CallOrderError: no run is open.

@@ -1,11 +1,14 @@
 """Sums over the batches of an epoch, kept where the values are: nothing here waits for a device before `compute`."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from runmanager.tracking.errors import MetricError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_IGNORED = -100  # the class that torch's losses leave out
 
 
 class Mean:
@@ -63,11 +66,12 @@ class Accuracy:
         self.size = size  # K
         self.num_labels = 0
         self._num_correct: Any = None  # [K], or [] for K = 1
+        self._num_ignored: Any = None  # [K]; None where labels are no pixels
 
     def add(self, preds: "Tensor", labels: "Tensor") -> None:
         """Adds one batch of `labels` [N, ...] and `preds`: scores [N, C, ...], or classes of the labels' shape.
 
-        For K > 1 both have a first dimension of K.
+        For K > 1 both have a first dimension of K. Of labels [N, H, W] and the like, those of class -100 count for nothing.
 
         Raises:
             MetricError: the shapes do not fit.
@@ -79,6 +83,12 @@ class Accuracy:
         else:
             self._num_correct.add_(num_correct)
         self.num_labels += labels.numel() // self.size
+        if labels.ndim > (1 if self.size == 1 else 2):
+            self._ignore(labels)
+
+    def _ignore(self, labels: "Tensor") -> None:
+        ignored = labels.eq(_IGNORED).reshape(self.size, -1).sum(1)
+        self._num_ignored = ignored if self._num_ignored is None else self._num_ignored + ignored
 
     def _hits(self, preds: "Tensor", labels: "Tensor") -> "Tensor":
         classes_at = 1 if self.size == 1 else 2
@@ -97,12 +107,16 @@ class Accuracy:
         """The accuracy so far of each member, or None when nothing was added. Waits for the device."""
         if self._num_correct is None or self.num_labels == 0:
             return None
-        return [count / self.num_labels for count in self._num_correct.reshape(-1).tolist()]
+        counts = self._num_correct.reshape(-1).tolist()
+        ignored = [0] * len(counts) if self._num_ignored is None else self._num_ignored.tolist()
+        totals = [self.num_labels - number for number in ignored]
+        return [count / total if total else math.nan for count, total in zip(counts, totals, strict=True)]
 
     def drop(self, index: int) -> None:
         """A member leaves."""
         self.size -= 1
         self._num_correct = _without(self._num_correct, index)
+        self._num_ignored = _without(self._num_ignored, index)
 
 
 def _without(values: Any, index: int) -> Any:

@@ -9,12 +9,12 @@ import functools
 import io
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from runmanager.tracking.files import replace_text, write_all
+from runmanager.tracking.files import put_text, write_all
 from runmanager.tracking.history import SweepHistory, read_sweep
 from runmanager.tracking.rows import FAILURES, EpochRow, Metrics, RunEnd
 from runmanager.tracking.run_dir import SweepDir
@@ -51,29 +51,45 @@ def rebuild(sweep_dir: SweepDir, live: Mapping[int, Member] = MappingProxyType({
     Raises:
         OSError: a table could not be written; the old one is kept.
     """
+    history, is_all, files = _rebuilt(sweep_dir, live)
+    for file in files:
+        file.close()
+    return history, is_all
+
+
+def _rebuilt(sweep_dir: SweepDir, live: Mapping[int, Member]) -> tuple[SweepHistory, bool, list[io.FileIO]]:
+    """Does as `rebuild`; returns the new tables, too, which are open."""
     before = sweep_dir.journal_sizes(live)
     history = read_sweep(sweep_dir)
     for run in history.runs:
         if run.number in live:
             told = live[run.number]
             run.rows, run.metrics, run.last = told.rows, told.metrics, told.last
-    replace_text(sweep_dir.epochs_csv, epoch_csv(rows_of(history)))
-    replace_text(sweep_dir.epochs_json, epoch_json(rows_of(history)))
-    replace_text(sweep_dir.runs_csv, run_csv(history, live))
-    is_all = sweep_dir.journal_sizes(live) == before
-    if not is_all:
-        for table in (sweep_dir.epochs_csv, sweep_dir.epochs_json, sweep_dir.runs_csv):
-            os.utime(table, (0, 0))
-    return history, is_all
+    texts = {
+        sweep_dir.epochs_csv: epoch_csv(rows_of(history)),
+        sweep_dir.epochs_json: epoch_json(rows_of(history)),
+        sweep_dir.runs_csv: run_csv(history, live),
+    }
+    files: list[io.FileIO] = []
+    try:
+        for path, text in texts.items():
+            files.append(put_text(path, text))
+        is_all = sweep_dir.journal_sizes(live) == before
+        for path in texts if not is_all else ():
+            os.utime(path, (0, 0))
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+    return history, is_all, files
 
 
 class TailFile:
     """A text file that grows at its end, where the last part may be written over: rows that are settled, and a tail that is not."""
 
-    def __init__(self, path: Path, tail: str = "") -> None:
-        """Takes over the file, which ends in `tail`."""
-        self.path = path
-        self._file = io.FileIO(path, "r+")
+    def __init__(self, path: Path, file: io.FileIO, tail: str = "") -> None:
+        """Takes over the open file, which ends in `tail` and was put at `path`."""
+        self.path, self._file = path, file
         stat = os.fstat(self._file.fileno())
         self._inode, self._size = stat.st_ino, stat.st_size
         self._tail = tail.encode()
@@ -256,8 +272,8 @@ class ResultsWriter(Writer):
         self._files = []
 
     def _files_are_ours(self) -> bool:
-        """Whether the tables lack nothing, and no other process has written them: whoever writes one, writes the last."""
-        return not self._is_behind and bool(self._files) and self._files[-1].is_ours()
+        """Whether the tables lack nothing, and no other process has put its own in the place of any of them."""
+        return not self._is_behind and bool(self._files) and all(file.is_ours() for file in self._files)
 
     def _write_row(self, row: EpochRow) -> None:
         params = self._params[row.run]
@@ -285,12 +301,12 @@ class ResultsWriter(Writer):
 
     def _rebuild(self) -> None:
         """Writes the tables from the folders, live rows last, and goes on from there."""
-        history, is_all = rebuild(self._sweep_dir, self._live)
+        history, is_all, files = _rebuilt(self._sweep_dir, self._live)
         self._is_behind = False
         self._columns = Columns.of(history)
         self._params = {number: ParamsText(run.params, self._columns) for number, run in self._live.items()}
         self._in_tables = {run.number for run in history.runs} - set(self._live)
-        self._take_over(any(run.rows for run in history.runs))
+        self._take_over(files, any(run.rows for run in history.runs))
         self._lines = {
             number: RunSummary.under_way(run).line(self._columns, self._params[number])
             for number, run in self._live.items()
@@ -299,10 +315,10 @@ class ResultsWriter(Writer):
         if not is_all:
             self.mark_out_of_date()
 
-    def _take_over(self, has_rows: bool) -> None:
-        """Goes on at the end of the tables as they stand, live rows not among them."""
+    def _take_over(self, files: Sequence[io.FileIO], has_rows: bool) -> None:
+        """Goes on at the end of the tables that were just put in place, live rows not among them."""
         self._let_go()
         self._has_rows = has_rows
         paths = (self._sweep_dir.epochs_csv, self._sweep_dir.epochs_json, self._sweep_dir.runs_csv)
         tails = ("", JSON_END if has_rows else NO_ROWS_END, "")
-        self._files = [TailFile(path, tail) for path, tail in zip(paths, tails, strict=True)]
+        self._files = [TailFile(*each) for each in zip(paths, files, tails, strict=True)]

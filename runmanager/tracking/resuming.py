@@ -29,6 +29,7 @@ class Resumed:
     num_steps: int
     run_seconds: float
     records: list[Record]  # of the saved states that there are
+    notes: list[str]  # what was said of the run
 
 
 def resume(attempt: Attempt, member: Member, modes: Mapping[str, str], *, completed: bool) -> Resumed | None:
@@ -55,7 +56,13 @@ def resume(attempt: Attempt, member: Member, modes: Mapping[str, str], *, comple
     steps = [record["step"] for record in kept if record["kind"] == "step"]
     run_seconds = member.rows[-1].run_seconds if member.rows else 0.0
     checkpoints = [record for record in kept if record["kind"] == "checkpoint"]
-    return Resumed(state, found["epoch"], max(steps, default=0), run_seconds, checkpoints)
+    notes = [record["text"] for record in kept if record["kind"] == "note"]
+    return Resumed(state, found["epoch"], max(steps, default=0), run_seconds, checkpoints, notes)
+
+
+def has_state(attempt: Attempt, *, completed: bool) -> bool:
+    """Whether `resume` would find a saved state."""
+    return bool(_saved_states(attempt.journal.content.records, completed))
 
 
 def _as_of(records: list[Record], seq: int) -> list[Record]:

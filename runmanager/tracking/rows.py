@@ -1,6 +1,7 @@
 """The plain data that a tracked run leaves: epoch rows, and how it ended."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,20 +21,26 @@ FAILURES = (FAILED, OUT_OF_MEMORY, KILLED, TIMED_OUT)
 DONE = (COMPLETED, STOPPED, DIVERGED)
 """Ended by itself: such a run needs no more training."""
 
-_SMALLER_IS_BETTER = (
-    "loss",
-    "error",
-    "err",
-    "mae",
-    "mse",
-    "rmse",
-    "perplexity",
-    "nll",
-    "seconds",
-    "time",
-    "distance",
-    "regret",
+_SMALLER_IS_BETTER = frozenset(
+    [
+        "loss",
+        "error",
+        "err",
+        "mae",
+        "mse",
+        "rmse",
+        "perplexity",
+        "nll",
+        "seconds",
+        "time",
+        "distance",
+        "divergence",
+        "regret",
+    ]
 )
+_LARGER_IS_BETTER = re.compile(r"accuracy|acc|precision|recall|f\d+|fbeta|kappa|iou|top\d*|r2|auc|auroc|dice|jaccard")
+_NEGATED = frozenset(("neg", "negative", "minus"))
+_WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")  # MeanAbsoluteError has three
 _TAKEN = {
     "log": {
         "run",
@@ -149,13 +156,24 @@ class Best:
 def better_is(metric: str) -> str:
     """'min' or 'max': which way a metric improves, told from its name where nobody has said so.
 
-    A part of the name like loss, error, mse or seconds means smaller; anything else means larger.
+    A word of the name like loss, error, mse or seconds means smaller; anything else means larger. What follows a slash may be
+    a class's name, and is looked at only where what stands before it says nothing: `train/loss`, but not `val_accuracy/time`.
     """
-    return (
-        "min"
-        if any(part in _SMALLER_IS_BETTER for part in metric.lower().replace("/", "_").replace("-", "_").split("_"))
-        else "max"
-    )
+    return _told_by(metric.split("/")[0]) or _told_by(metric) or "max"
+
+
+def _told_by(name: str) -> str | None:
+    ways = ways_told(name)
+    return "min" if "min" in ways else "max" if ways else None
+
+
+def ways_told(name: str) -> set[str]:
+    """'min' and 'max', where a word of a metric's name says that smaller or larger is better. What is negated says nothing."""
+    words = {word.lower() for word in _WORD.findall(name)}
+    if words & _NEGATED:
+        return set()
+    smaller, larger = words & _SMALLER_IS_BETTER, any(map(_LARGER_IS_BETTER.fullmatch, words))
+    return {way for way, is_told in (("min", smaller), ("max", larger)) if is_told}
 
 
 def improves(value: Number, best: Number | None, mode: str) -> bool:

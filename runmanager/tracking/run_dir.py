@@ -35,7 +35,7 @@ _MAX_FOLDER_BYTES = 64
 _EVENTS = "events.out.tfevents."
 _EVENTS_FILE = re.compile(r"events\.out\.tfevents\.\d+\.")
 _events_counter = itertools.count()
-_TABLE_ENDINGS = (".csv", ".json", ".runs")
+_TABLE_ENDINGS = (".csv", ".json", ".runs", ".lr-range")
 
 
 def sweep_name_fault(name: object) -> str | None:
@@ -87,6 +87,11 @@ class RunDir:
     def confusions(self) -> Path:
         """The folder of the run's confusion matrices."""
         return self.path / "confusion"
+
+    @property
+    def profile(self) -> Path:
+        """The trace of the run's first steps, where they were profiled."""
+        return self.path / "profile.json"
 
     def make(self) -> None:
         """Makes the folder, where there is none.
@@ -297,6 +302,11 @@ class SweepDir:
         return self.root / "results" / f"{self.name}.runs.csv"
 
     @property
+    def lr_range_csv(self) -> Path:
+        """One row per step of the last range test of its learning rates."""
+        return self.root / "results" / f"{self.name}.lr-range.csv"
+
+    @property
     def launch_claim(self) -> Path:
         """Whoever makes this file may launch the sweep, where locks do not tell."""
         return self.path / ".launch"
@@ -419,7 +429,7 @@ class SweepDir:
         return (SweepDir(self.root, f"{self.name[:56]}.{number}") for number in itertools.count(1))
 
     def _tables(self) -> tuple[Path, ...]:
-        return self.epochs_csv, self.epochs_json, self.runs_csv
+        return self.epochs_csv, self.epochs_json, self.runs_csv, self.lr_range_csv
 
     def _all_paths(self) -> tuple[Path, ...]:
         return self.path, *self._tables()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runmanager.tracking.owner import machine_text
 
-_NAME = re.compile(r"\.(?P<target>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.tmp")
+_NAME = re.compile(r"\.(?P<target>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.tmp(\.tmp)?")
 _OLD_SECONDS = 3600.0
 """After which another machine's file, whose process nobody here can see, is no longer one that is being written."""
 

@@ -35,6 +35,7 @@ class Tracked:
     begin_seq: int  # of the journal's record
     began: float = field(default_factory=time.perf_counter)
     pictures: set[str] = field(default_factory=set)  # the names of those that were shown
+    notes: set[str] = field(default_factory=set)  # what was said of it
 
     @classmethod
     def begin(
@@ -92,6 +93,12 @@ class Tracked:
         self.keeper.thin()
         self.member.add(row, self.modes)
         self.writers.epoch(self.member, row)
+
+    def note(self, text: str) -> None:
+        """Records a line about the run, once."""
+        if text not in self.notes:
+            self.attempt.journal.append(("note", {"text": text}))
+            self.notes.add(text)
 
     def keep_confusion(self, confusion: "Confusion") -> None:
         """Keeps a confusion matrix in the run's folder; a run does not fail for want of it."""

@@ -7,6 +7,7 @@ from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn import Module
 from torch.nn.modules import module as nn_module
@@ -98,11 +99,17 @@ def group_key(parts: Parts, others: Any) -> str:
     ]
     places = {id(param): name for name, param in parts.network.named_parameters()}
     trained = [places[id(param)] for param in trained_parameters(parts.optimizer)]
-    kind = _kind(parts.loss) if isinstance(parts.loss, Module) else getattr(parts.loss, "__qualname__", "")
-    recipe = parts.recipe.structure()
+    kind, recipe = _loss_kind(parts.loss), parts.recipe.structure()
     return "\n".join(
         map(str, (token(parts.network), shapes, trained, structure(parts.optimizer), kind, recipe, others))
     )
+
+
+def _loss_kind(loss: Any) -> str:
+    """The same for losses that are worked out together, as all cross entropies are."""
+    if type(loss) is nn.CrossEntropyLoss or getattr(loss, "func", loss) is F.cross_entropy:
+        return "cross entropy"
+    return _kind(loss) if isinstance(loss, Module) else getattr(loss, "__qualname__", "")
 
 
 def _refuse(parts: Parts) -> None:

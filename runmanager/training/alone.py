@@ -1,17 +1,24 @@
 """Training one run by itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 from torch import Generator, Tensor
 
 from runmanager.data.splits import Splits
+from runmanager.tracking.errors import RunStopped
 from runmanager.tracking.manager import RunManager
+from runmanager.tracking.rows import STOPPED
 from runmanager.training.checkpoints import TrainingState
 from runmanager.training.epochs import RunningLoss, evaluate, train_epoch
-from runmanager.training.loaders import Batches
+from runmanager.training.loaders import Batch, Batches
 from runmanager.training.parts import Parts
 from runmanager.training.showing import show
 from runmanager.training.steppers import SingleStepper
+
+if TYPE_CHECKING:
+    from runmanager.training.recipes.profiling import Profile
 
 
 class Alone:
@@ -31,6 +38,7 @@ class Alone:
         """Whose samples TensorBoard shows."""
         self.stepper = SingleStepper(parts)
         self._order, self._splits = order, splits
+        self._profile: Profile | None = None
 
     def train(self, manager: RunManager, num_epochs: int) -> None:
         """Trains it to so many epochs, from the beginning or from where an earlier attempt left it.
@@ -44,18 +52,42 @@ class Alone:
         saved = manager.load_checkpoint()
         if saved is not None:
             state.restore(saved)
+            self._stop_where_over()
         for note in self.parts.notes if saved is None else ():
             manager.note(note)
-        for epoch in range(manager.num_epochs + 1, num_epochs + 1):
-            self._epoch(manager, state, epoch)
+        with self._profiled(manager) if saved is None else nullcontext():
+            for epoch in range(manager.num_epochs + 1, num_epochs + 1):
+                self._epoch(manager, state, epoch)
+
+    @contextmanager
+    def _profiled(self, manager: RunManager) -> Iterator[None]:
+        """Profiles the first steps that are taken inside the `with`, where the recipe says so."""
+        steps = self.parts.recipe.profile_steps
+        file = None if steps is None else manager.profile_file()
+        if steps is None or file is None:  # of a run's processes only the first has a folder
+            yield
+            return
+        from runmanager.training.recipes.profiling import Profile
+
+        with closing(Profile(steps, file)) as self._profile:
+            yield
+
+    def _train_batches(self) -> Iterable[Batch]:
+        batches = self.batches.train()
+        return batches if self._profile is None else self._profile.watched(batches)
+
+    def _stop_where_over(self) -> None:
+        """An earlier attempt may have ended between the last epoch and the record of the run's end."""
+        if reason := self.parts.recipe.stop_reason():
+            raise RunStopped(STOPPED, reason)
 
     def _epoch(self, manager: RunManager, state: TrainingState, epoch: int) -> None:
         recipe = self.parts.recipe
         recipe.begin_epoch(self.parts.network, epoch)
         manager.begin_epoch()
-        train_epoch(self.stepper, self.batches.train(), manager, RunningLoss.of(manager, recipe))
+        train_epoch(self.stepper, self._train_batches(), manager, RunningLoss.of(manager, recipe))
         metrics = {**self._validate(), **self._averaged(epoch)}
-        measured = {**metrics, **self._norm(), **recipe.rates(self.parts.optimizer)}
+        measured = {**metrics, **self._norm(), **recipe.rates(self.parts.optimizer), **recipe.skipped_steps()}
         if measured:
             manager.log(**measured)
         show(manager, self.stepper, self.batches, [recipe], self._splits)
@@ -76,10 +108,11 @@ class Alone:
         if average is None:
             return {}
         average.end_epoch(epoch)
+        self.stepper.train(False)  # steps are over: of several devices each measures by itself
+        average.refresh(self._inputs())  # also without validation: what is saved can be used as it is
         batches = self.batches.validation()
         if average.network is None or batches is None:
             return {}
-        average.refresh(self._inputs())
         found = evaluate(self.stepper.with_network(average.network), batches)
         return {f"average {name}": values[0] for name, values in found.items()}
 

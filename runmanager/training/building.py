@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from runmanager.data.splits import Splits
+from runmanager.data.splits import DataError, Splits
 from runmanager.training.parts import Parts
 from runmanager.training.recipe import Recipe
 from runmanager.training.settings import TrainerError, choose_device
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runmanager.training.recipes.patience import Patience
     from runmanager.training.recipes.penalties import Penalty
     from runmanager.training.recipes.precision import Precision
-    from runmanager.training.recipes.schedules import Schedule
+    from runmanager.training.recipes.scheduling import Schedule
     from runmanager.training.trainer import Trainer
 
 
@@ -120,11 +120,11 @@ class Building:
         patterns = self._setting("freeze")
         if patterns is None:
             return
-        from runmanager.training.recipes.freezing import check_trainable, freeze
+        from runmanager.training.recipes.freezing import check_trainable, freeze, in_short
 
         names = freeze(network, patterns)
         check_trainable(network, self._unfreezing(network))
-        self.notes.append(f"frozen: {', '.join(names)}")
+        self.notes.append(f"frozen: {in_short(network, names)}")
 
     def _note(self, text: str | None) -> None:
         if text is not None:
@@ -135,7 +135,8 @@ class Building:
             from runmanager.training.recipes.precision import channels_last
 
             self._note(channels_last(network))
-        if how := self._setting("compile"):
+        how = self._setting("compile")
+        if how is not False:
             from runmanager.training.recipes.precision import check_compiler, compiled
 
             (compiled if self._compiles else check_compiler)(network, how, self.device)
@@ -153,14 +154,26 @@ class Building:
             self._run,
             self.device,
             class_weights=weights,
-            targets=self._targets,
+            targets=partial(self._train_targets, "class_weights='balanced'"),
             num_classes=number,
         )
 
-    def _targets(self) -> Tensor:
-        from runmanager.data.balance import targets_tensor
+    def check_sampling(self) -> None:
+        """Whether the samples can be drawn as they are to be.
 
-        return targets_tensor(self._splits.train)
+        Raises:
+            TrainerError: their targets are no classes.
+        """
+        if self._setting("sampling") is not None:
+            from runmanager.data.balance import class_shares
+
+            class_shares(self._train_targets("sampling='balanced'"))
+
+    def _train_targets(self, what: str) -> Tensor:
+        try:
+            return self._splits.train_targets
+        except DataError as error:
+            raise TrainerError(f"{what}: {error}") from error
 
     def optimizer(self, network: Module) -> Optimizer:
         """The optimizer of the network's parameters."""
@@ -197,6 +210,7 @@ class Building:
         return Recipe(
             **parts,
             channels_last=self._setting("channels_last"),
+            is_spread=self._setting("devices") > 1,
             is_compiled=bool(self._setting("compile")),
             num_steps=self._num_steps or 0,
             log_every=self._setting("log_every"),
@@ -316,16 +330,11 @@ class Building:
         return Average(kind, network, decay=self._setting("ema_decay"), start=start)
 
     def _unfreezing(self, network: Module) -> "Unfreezing | None":
-        patterns, devices = self._setting("unfreeze"), self._setting("devices")
+        patterns = self._setting("unfreeze")
         if patterns is None:
             return None
         from runmanager.training.recipes.freezing import Unfreezing
 
-        if devices > 1 and self._setting("parallel") == "ddp":
-            raise TrainerError(
-                f"unfreeze and devices={devices}: DistributedDataParallel exchanges the gradients of what is trained when it "
-                "begins, and no others; leave one of the two out, or write parallel='dp'"
-            )
         return Unfreezing(network, patterns)
 
     def _patience(self) -> "Patience | None":
@@ -338,9 +347,11 @@ class Building:
 
     def _metrics(self) -> "Metrics | None":
         specs = self._setting("metrics")
-        if not specs:
+        if specs is None or (isinstance(specs, (list, tuple)) and not specs):
             return None
         from runmanager.training.recipes.metrics import build_metrics
 
-        splits = self._splits
-        return build_metrics(specs, classes=splits.classes, num_classes=splits.num_classes, device=self.device)
+        names = self._splits.classes  # without names the network's outputs tell how many classes there are
+        return build_metrics(
+            specs, classes=names, num_classes=None if names is None else len(names), device=self.device
+        )

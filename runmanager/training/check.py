@@ -1,6 +1,8 @@
 """What would go wrong in a run, found by building it before anything is trained."""
 
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from runmanager.data.splits import DataError, Splits
+from runmanager.data.targets import target_fault
+from runmanager.tracking.errors import MetricError
 from runmanager.training.building import Building
 from runmanager.training.checkpoints import TrainingState
 from runmanager.training.parts import Parts
@@ -28,19 +32,32 @@ _SAID = {"schedule": "scheduler", "precision": "amp", "clip": "clipping", "unfre
 
 
 def faults_of(
-    trainer: "Trainer", runs: Sequence[Any], objective: str | None, split_seed: int, project: Path, checkpoints: bool
+    trainer: "Trainer",
+    runs: Sequence[Any],
+    objective: str | None,
+    split_seed: int,
+    project: Path,
+    checkpoints: bool,
+    started: Sequence[bool] = (),
 ) -> list[str]:
     """The faults of all these runs, each once.
 
-    The first run, and the first of each recipe, also puts two samples through its network and its loss.
+    The first run, and the first of each recipe, also puts two samples through its network and its loss. The targets of each
+    data set are looked at once.
     """
     found: dict[str, None] = {}
     tried: set[str] = set()
-    for run in runs:
-        with seeded(0):
+    seen: list[weakref.ref[Splits]] = []
+    for run, is_started in zip(runs, started or [False] * len(runs), strict=True):
+        with seeded(0), _workspace(trainer, run, found):
             splits = _splits(trainer, run, found, objective, split_seed, project)
-            parts = _parts(trainer, run, splits, found, project)
-            if found or parts is None or splits is None or str(parts.recipe.structure()) in tried:
+            parts = _parts(trainer, run, splits, found, project, with_start=not is_started)
+            if found or parts is None or splits is None:
+                continue
+            if not any(one() is splits for one in seen):
+                seen.append(weakref.ref(splits))
+                _note(found, "targets", partial(_check_targets, parts, splits))
+            if found or str(parts.recipe.structure()) in tried:
                 continue
             tried.add(str(parts.recipe.structure()))
             _note(found, "first batch", partial(_try_batch, parts, splits, objective))
@@ -53,6 +70,15 @@ def faults_of(
             elif parts.recipe != Recipe():
                 _note(found, "first batch", partial(_try_step, parts, splits))
     return list(found)
+
+
+def _workspace(trainer: "Trainer", run: Any, found: dict[str, None]) -> AbstractContextManager[Any]:
+    """What a GPU needs before its first operation where a run is to be deterministic."""
+    if not _note(found, "deterministic", partial(trainer.setting, "deterministic", run)):
+        return nullcontext()
+    from runmanager.training.recipes.determinism import workspace
+
+    return workspace()
 
 
 def _note_undetermined(found: dict[str, None], parts: Parts, splits: Splits) -> None:
@@ -77,12 +103,17 @@ def _try_step(parts: Parts, splits: Splits) -> None:
         raise TrainerError(f"{shapes} make no step: {type(error).__name__}: {error}") from error
 
 
-def _parts(trainer: "Trainer", run: Any, splits: Splits | None, found: dict[str, None], project: Path) -> Parts | None:
+def _parts(
+    trainer: "Trainer", run: Any, splits: Splits | None, found: dict[str, None], project: Path, *, with_start: bool
+) -> Parts | None:
     """Builds one part after the other, so that all their faults are found; None where there is one."""
     for name in SETTINGS:
         _note(found, name, partial(trainer.setting, name, run))
-    making = Building(trainer, run, splits or _NO_DATA, project)
+    making = Building(trainer, run, splits or _NO_DATA, project, with_start=with_start, compiles=False)
     _note(found, "device", lambda: making.device)
+    _note(found, "devices", partial(_check_devices, trainer, run))
+    if splits is not None:
+        _note(found, "sampling", making.check_sampling)
     loss = _note(found, "loss", making.loss)
     network = _note(found, "network", making.network)
     optimizer = None if network is None else _note(found, "optimizer", partial(making.optimizer, network))
@@ -93,6 +124,18 @@ def _parts(trainer: "Trainer", run: Any, splits: Splits | None, found: dict[str,
         for name, make in making.recipe_parts(network, optimizer).items()
     }
     return None if found or loss is None else Parts(network, optimizer, loss, making.recipe_of(made))
+
+
+def _check_devices(trainer: "Trainer", run: Any) -> None:
+    """Whether this machine has the devices of a run that wants several."""
+    said = [trainer.setting(name, run) for name in ("devices", "parallel", "sync_batchnorm", "device", "compile")]
+    if said[0] == 1:
+        return
+    from runmanager.training.distributed import devices_fault
+
+    fault = devices_fault(*said)
+    if fault:
+        raise TrainerError(fault)
 
 
 def _splits(
@@ -110,7 +153,7 @@ def exercise(trainer: "Trainer", run: Any, split_seed: int, project: Path) -> No
     ignored: dict[str, None] = {}
     with seeded(0):
         splits = _note(ignored, "data", partial(trainer.splits, run, split_seed, project))
-        parts = splits and _note(ignored, "parts", partial(trainer.build, run, splits, project))
+        parts = splits and _note(ignored, "parts", partial(trainer.build, run, splits, project, compiles=False))
         for training in (False, True) if parts else ():
             _note(ignored, "batch", partial(_forward, parts, splits, training))
 
@@ -144,6 +187,41 @@ def _try_batch(parts: Parts, splits: Splits, objective: str | None) -> None:
             f"{shapes}: there is no val_accuracy, since targets are no classes; use objective='val_loss'"
         )
     _check_measured(parts.recipe, preds, targets, objective)
+    if parts.recipe.num_shown:
+        _check_shown(_two_samples(parts, splits)[0], preds, targets)
+
+
+def _check_targets(parts: Parts, splits: Splits) -> None:
+    """Whether the network has an output for each class, as far as the data has its targets at hand."""
+    from runmanager.training.recipes.losses import ignored_class
+
+    ignored = ignored_class(parts.loss)
+    number = None if ignored is None else _num_outputs(parts, splits)
+    fault = None if number is None or ignored is None else target_fault(splits, number, ignored)
+    if fault is not None:
+        raise DataError(fault)
+
+
+def _num_outputs(parts: Parts, splits: Splits) -> int | None:
+    """How many classes the network tells apart; None where targets are no classes, or where nothing goes through it."""
+    parts.network.train(False)
+    try:
+        inputs, targets = _two_samples(parts, splits)
+        with torch.no_grad():
+            preds = parts.network(inputs)
+    except Exception:  # noqa: BLE001 (the first batch tells)
+        return None
+    return preds.shape[1] if isinstance(preds, Tensor) and has_classes(preds, targets) else None
+
+
+def _check_shown(inputs: Tensor, preds: Tensor, targets: Tensor) -> None:
+    """Whether samples can be shown with their predictions."""
+    from runmanager.training.recipes.pictures import predictions_picture
+
+    try:
+        predictions_picture(inputs, preds, targets)
+    except MetricError as error:
+        raise TrainerError(f"show_predictions: {error}") from error
 
 
 def _check_measured(recipe: Recipe, preds: Tensor, targets: Tensor, objective: str | None) -> None:
@@ -151,7 +229,7 @@ def _check_measured(recipe: Recipe, preds: Tensor, targets: Tensor, objective: s
     names = ["val_loss", *(["val_accuracy"] if has_classes(preds, targets) else [])]
     if recipe.metrics is not None:
         recipe.metrics.add(preds, targets)
-        names += [f"val_{name}" for name in recipe.metrics.compute()]
+        names += [f"val_{name}" for name in recipe.metrics.value_names()]
         recipe.metrics.reset()
     averaged = [f"average {name}" for name in names] if recipe.average is not None else []
     if objective is not None and objective not in [*names, *averaged]:
@@ -161,6 +239,11 @@ def _check_measured(recipe: Recipe, preds: Tensor, targets: Tensor, objective: s
         )
     names += ["loss", *(["accuracy"] if has_classes(preds, targets) else [])]
     for what, name in recipe.monitored().items():
+        if recipe.average is not None and name in averaged and recipe.average.first_epoch > 1:
+            raise TrainerError(
+                f"the {what} goes by {name} from epoch 1 on, but the average begins with epoch {recipe.average.first_epoch}; "
+                "set swa_start=1, average='ema', or monitor another metric"
+            )
         if name not in [*names, *averaged]:
             raise TrainerError(
                 f"the {what} goes by {name}, which is not measured; monitor one of {', '.join(names)}, or add it to metrics"

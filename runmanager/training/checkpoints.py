@@ -1,6 +1,7 @@
 """What a checkpoint of a Trainer's run holds, and how it is put back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from types import FunctionType
 from typing import Any
 
@@ -18,6 +19,7 @@ from runmanager.training.recipe import KEPT
 from runmanager.training.settings import TrainerError
 
 _OF_EVERY_MODULE = frozenset(vars(Module()))
+_MAX_NAMES = 4  # of a group's parameters in a message
 _WAY_OUT = "put that back as it was, or delete the run's folder to train the run anew"
 
 
@@ -58,6 +60,7 @@ class TrainingState:
     def _fields(self) -> dict[str, Any]:
         numbers = _numbers(self._modules)
         fields = {name: _state_dict(keeper) for name, keeper in self._keepers.items()}
+        fields["groups"] = {"list": self._groups()}
         fields["order"] = {"state": self._order.get_state()}
         fields["generators"] = {path: state_of(generator) for path, generator in self._generators().items()}
         fields["buffers"] = _buffers_left_out(self._modules)
@@ -77,6 +80,8 @@ class TrainingState:
         self._check_parts(fields)
         for name, keeper in self._keepers.items():
             if name in fields:
+                if name == "optimizer":
+                    self._check_optimizer(fields)
                 _make_room(keeper, fields[name], self._device)
                 _put(name, keeper.load_state_dict, fields[name])
         _put("order", put_state, self._order, fields["order"]["state"])
@@ -93,11 +98,18 @@ class TrainingState:
             if name in now and name not in saved:
                 raise TrainerError(f"the checkpoint has no {name}, and the run has one now; {_WAY_OUT}")
             if name in saved and name not in {*now, *self._keepers}:
-                raise TrainerError(f"the checkpoint has a {name}, and the run has none now; {_WAY_OUT}")
-        groups = zip(saved["optimizer"]["param_groups"], now["optimizer"]["param_groups"], strict=False)
-        unknown = {key for before, after in groups for key in before if key not in after}
+                raise TrainerError(f"the checkpoint has {_an(name)}, and the run has none now; {_WAY_OUT}")
+
+    def _check_optimizer(self, saved: Mapping[str, Any]) -> None:
+        """Whether its groups are those of before, and take the same arguments."""
+        before, now = saved["optimizer"]["param_groups"], self._parts["optimizer"].param_groups
+        _check_groups(saved["groups"]["list"], self._groups())
+        unknown = {key for one, other in zip(before, now, strict=True) for key in one if key not in other}
         if unknown:
             raise TrainerError(f"the optimizer has no {', '.join(sorted(unknown))} now, but had it before; {_WAY_OUT}")
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return _groups_of(self._parts["optimizer"], self._parts["network"])
 
     def _put_generators(self, states: Mapping[str, Any]) -> None:
         found = self._generators()
@@ -112,6 +124,35 @@ class TrainingState:
                     f"the checkpoint has the generator {path}, and the run has none there now; {_WAY_OUT}"
                 )
             _put(path, put_state, found[path], state)
+
+
+def _groups_of(optimizer: Any, network: Module) -> list[dict[str, Any]]:
+    """The name of each group of parameters, and theirs: torch itself maps states to parameters by their places alone."""
+    names = {id(param): name for name, param in network.named_parameters()}
+    return [
+        {"name": group.get("name"), "parameters": [names.get(id(param)) for param in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+
+
+def _check_groups(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> None:
+    for number, (one, other) in enumerate(zip_longest(before, now)):
+        if one != other:
+            raise TrainerError(
+                f"group {number} of the optimizer was {_said_of_group(one)}, and is {_said_of_group(other)} now; {_WAY_OUT}"
+            )
+
+
+def _said_of_group(group: Mapping[str, Any] | None) -> str:
+    if group is None:
+        return "none"
+    first, more = group["parameters"][:_MAX_NAMES], len(group["parameters"]) - _MAX_NAMES
+    names = f"{', '.join(map(str, first)) or 'no parameters'}{f' and {more} more' if more > 0 else ''}"
+    return names if group["name"] is None else f"{group['name']!r} ({names})"
+
+
+def _an(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _state_dict(keeper: Any) -> dict[str, Any]:

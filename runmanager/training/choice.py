@@ -77,7 +77,7 @@ class Trial:
         self._trainer, self._runs, self._project = trainer, runs, project
         self._splits = trainer.splits(runs[0], split_seed, project)
         with seeded(0):
-            parts = trainer.build(runs[0], self._splits, project)
+            parts = trainer.build(runs[0], self._splits, project, with_start=False)
         self._device = parts.device
         self._has_convolutions = any(map(is_convolution, parts.network.modules()))
         self._has_dropout = any(map(is_dropout, parts.network.modules()))
@@ -106,7 +106,8 @@ class Trial:
 
     def member(self, index: int) -> Member:
         """The member of one of the runs, newly built; its seed is its place."""
-        return Member.build(self._trainer, self._runs[index], self._splits, self._project, seed=index)
+        run = self._runs[index]
+        return Member.build(self._trainer, run, self._splits, self._project, seed=index, with_start=False)
 
     def batches(self, members: Sequence[Member], batch_size: int | None = None) -> ResidentBatches:
         """Their batches; of another size than theirs where one is given."""

@@ -1,14 +1,20 @@
 """An epoch of a run or of a group: what is tracked of each batch, and the validation behind it."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
+from runmanager.tracking.faults import is_out_of_memory, is_quit
 from runmanager.tracking.manager import RunManager
 from runmanager.tracking.meters import Accuracy, Mean
 from runmanager.training.loaders import Batch
 from runmanager.training.recipe import Recipe
 from runmanager.training.settings import has_classes
 from runmanager.training.steppers import Outcome, Stepper
+
+if TYPE_CHECKING:
+    from runmanager.training.recipes.metrics import Metrics
 
 Values = dict[str, list[float]]
 """Metrics of K members: each has its own number."""
@@ -61,8 +67,20 @@ class RunningLoss:
             self._mean, self._num_steps = Mean(size), 0
 
 
-def evaluate(stepper: Stepper, batches: Iterable[Batch], recipes: Sequence[Recipe] = ()) -> Values:
-    """`val_loss`, `val_accuracy` where targets are classes, and the recipes' metrics; waits for the device once."""
+def evaluate(
+    stepper: Stepper,
+    batches: Iterable[Batch],
+    recipes: Sequence[Recipe] = (),
+    failures: dict[int, BaseException] | None = None,
+) -> Values:
+    """`val_loss`, `val_accuracy` where targets are classes, and the recipes' metrics.
+
+    Args:
+        stepper: of the networks; it is in eval mode after that.
+        batches: what they are validated on.
+        recipes: of the members.
+        failures: gets what a member's metrics raise, by its place. Without it that is raised.
+    """
     loss, accuracy = Mean(stepper.size), Accuracy(stepper.size)
     metrics = [recipe.metrics for recipe in recipes if recipe.metrics is not None]
     for one in metrics:
@@ -76,10 +94,21 @@ def evaluate(stepper: Stepper, batches: Iterable[Batch], recipes: Sequence[Recip
         for index, one in enumerate(metrics):
             one.add(*((preds, targets) if stepper.size == 1 else (preds[index], targets[index])))
     results = {"val_loss": loss.compute(), "val_accuracy": accuracy.compute()}
-    computed = [one.compute() for one in metrics]
-    for name in computed[0] if computed else ():
-        results[f"val_{name}"] = [one[name] for one in computed]
+    computed = [_computed(one, index, failures) for index, one in enumerate(metrics)]
+    for name in dict.fromkeys(name for one in computed for name in one):
+        results[f"val_{name}"] = [one.get(name, math.nan) for one in computed]
     return {name: values for name, values in results.items() if values}
+
+
+def _computed(metrics: "Metrics", index: int, failures: dict[int, BaseException] | None) -> dict[str, float]:
+    """The metrics of the member with that place."""
+    try:
+        return metrics.compute()
+    except Exception as error:
+        if failures is None or is_quit(error) or is_out_of_memory(error):
+            raise
+        failures[index] = error
+        return {}
 
 
 def first_samples(batches: Iterable[Batch], number: int) -> Iterator[Batch]:

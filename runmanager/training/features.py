@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,5 +119,6 @@ def _write(file: Path, **arrays: Any) -> None:
             np.savez(stream, **arrays)
         temporary.replace(file)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong is told, and not that there is nothing to drop
+            temporary.unlink()
         raise

@@ -13,11 +13,12 @@ from runmanager.training.skeleton import Skeleton
 from runmanager.training.stack import Stack
 from runmanager.training.stacked_gradients import StackedGradients
 from runmanager.training.stacked_losses import OneByOne, stacked_loss
+from runmanager.training.stacked_mixing import StackedMixing
 from runmanager.training.stacked_optimizers import stacked
 from runmanager.training.steppers import Outcome
 
 if TYPE_CHECKING:
-    from runmanager.training.recipes.schedules import Schedule
+    from runmanager.training.recipes.scheduling import Schedule
 
 
 class FusedStepper:
@@ -31,7 +32,13 @@ class FusedStepper:
     """
 
     def __init__(
-        self, members: Sequence[Parts], generators: Sequence[Generator], arithmetic: str, *, shared: bool
+        self,
+        members: Sequence[Parts],
+        generators: Sequence[Generator],
+        arithmetic: str,
+        *,
+        shared: bool,
+        mixers: Sequence[Generator] | None = None,
     ) -> None:
         """Takes K runs that are alike (`alike.group_key`).
 
@@ -40,10 +47,12 @@ class FusedStepper:
             generators: of each, what its dropout layers draw from.
             arithmetic: one of `arithmetics.ARITHMETICS`.
             shared: whether all have the same batches to train on.
+            mixers: of each, what mixup and cutmix draw from, which is on the CPU; None for `generators`.
         """
         networks, optimizers = [one.network for one in members], [one.optimizer for one in members]
         self._stack = Stack(networks, optimizers, num_spare=1)
-        self._shared = shared
+        self._mixing = _stacked_mixing(members, generators if mixers is None else mixers)
+        self._gets_shared, self._shared = shared, shared and self._mixing is None
         self._skeleton = Skeleton(networks, generators, self._stack.tensors(), arithmetic)
         self._optimizer = stacked(optimizers, *self._rows())
         self._loss = stacked_loss([one.loss for one in members])
@@ -85,6 +94,8 @@ class FusedStepper:
 
     def step(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """See `Stepper`; inputs and targets are [K, N, ...], or [N, ...] where all members have the same batches."""
+        if self._mixing is not None:
+            inputs, targets = self._mixing(inputs, targets, shared=self._gets_shared)
         outcome = self._step(inputs, targets) if self._captured is None else self._captured(inputs, targets)
         if self._stepwise:
             for schedule in self._stepwise:
@@ -97,7 +108,8 @@ class FusedStepper:
         self._stack.take_grads(outcome.loss)
         self._gradients.change(*self._rows())
         self._optimizer.step()
-        return self._without_k(Outcome(outcome.loss.detach(), outcome.preds.detach(), outcome.targets))
+        hard = outcome.targets if self._mixing is None else outcome.targets.argmax(2)
+        return self._without_k(Outcome(outcome.loss.detach(), outcome.preds.detach(), hard))
 
     def evaluate(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """See `Stepper`."""
@@ -129,6 +141,11 @@ class FusedStepper:
         """What each network's dropout layers draw from."""
         return self._skeleton.generators
 
+    @property
+    def mixers(self) -> list[Generator]:
+        """What mixup and cutmix draw from; none where there is neither."""
+        return [] if self._mixing is None else self._mixing.generators
+
     def write_back(self) -> None:
         """Gives each optimizer the state that it would have alone; networks have theirs at any time."""
         self._optimizer.write_back()
@@ -148,6 +165,14 @@ class FusedStepper:
         if self._captured is not None:
             self._captured.forget()
         self._gradients.keep(indices)
+        if self._mixing is not None:
+            self._mixing.keep(indices)
         self._schedules = [self._schedules[index] for index in indices]
         self._stepwise = self._schedules_of_steps()
         self.failures = {}
+
+
+def _stacked_mixing(members: Sequence[Parts], generators: Sequence[Generator]) -> StackedMixing | None:
+    """None where the members do not mix their samples."""
+    mixings = [one.recipe.mixing for one in members if one.recipe.mixing is not None]
+    return StackedMixing(mixings, generators) if mixings else None

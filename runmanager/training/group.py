@@ -9,9 +9,10 @@ from torch import Generator
 
 from runmanager.data.splits import Splits
 from runmanager.tracking.checkpoint import generators, put_back
-from runmanager.tracking.errors import CheckpointError
+from runmanager.tracking.errors import CheckpointError, RunStopped
 from runmanager.tracking.faults import is_out_of_memory, is_quit, one_line
 from runmanager.tracking.manager import RunManager
+from runmanager.tracking.rows import STOPPED
 from runmanager.training.alike import NotFusable, group_key
 from runmanager.training.checkpoints import TrainingState
 from runmanager.training.epochs import RunningLoss, evaluate, track
@@ -51,11 +52,19 @@ class Member:
 
     @classmethod
     def build(
-        cls, trainer: "Trainer", run: Any, splits: Splits, project: Path, *, number: int = 0, seed: int
+        cls,
+        trainer: "Trainer",
+        run: Any,
+        splits: Splits,
+        project: Path,
+        *,
+        number: int = 0,
+        seed: int,
+        with_start: bool = True,
     ) -> "Member":
         """A member at its beginning, built as it is alone."""
         with seeded(seed):
-            parts = trainer.build(run, splits, project)
+            parts = trainer.build(run, splits, project, with_start=with_start)
             states = generators()
         num_epochs, shuffle, sampling = (trainer.setting(name, run) for name in ("epochs", "shuffle", "sampling"))
         return cls(run, number, parts, Generator().manual_seed(seed), num_epochs, shuffle, sampling, states)
@@ -71,9 +80,17 @@ class Member:
             generator.set_state(self.states["torch"])
         return generator
 
+    def mixer(self, generator: Generator) -> Generator:
+        """What its mixup draws from, which is on the CPU: what its dropout draws from, where that is."""
+        if generator.device.type == "cpu":
+            return generator
+        own = Generator()
+        own.set_state(self.states["torch"])
+        return own
+
     def note(self, generator: Generator) -> None:
-        """Its global generator is where this one is now."""
-        if self.parts.device.type == "cuda":
+        """Its global generator of that device is where this one is now."""
+        if generator.device.type == "cuda":
             self.states["cuda"][self.parts.device.index or 0] = generator.get_state()
         else:
             self.states["torch"] = generator.get_state()
@@ -88,7 +105,8 @@ class Member:
 def build_stepper(members: Sequence[Member], arithmetic: str, *, shared: bool) -> FusedStepper:
     """The Stepper of these members."""
     generators = [member.generator() for member in members]
-    return FusedStepper([member.parts for member in members], generators, arithmetic, shared=shared)
+    mixers = [member.mixer(generator) for member, generator in zip(members, generators, strict=True)]
+    return FusedStepper([member.parts for member in members], generators, arithmetic, shared=shared, mixers=mixers)
 
 
 class Group:
@@ -139,14 +157,17 @@ class Group:
     def _build(self, runs: Sequence[Any], numbers: Sequence[int], seeds: Sequence[int]) -> None:
         for run, number, seed in zip(runs, numbers, seeds, strict=True):
             try:
-                self._members.append(
-                    Member.build(self._trainer, run, self._splits, self._project, number=number, seed=seed)
-                )
+                self._members.append(self._member(run, number, seed))
             except (Exception, SystemExit) as error:  # noqa: BLE001 (what a run's own functions raise ends that run)
                 self._leave(number, error)
         keys = {group_key(member.parts, None) for member in self._members}
         if len(keys) > 1:
             raise NotFusable("their networks, losses or optimizers are built differently")
+
+    def _member(self, run: Any, number: int, seed: int) -> Member:
+        with_start = not self._manager.resumes(number)
+        where = (self._trainer, run, self._splits, self._project)
+        return Member.build(*where, number=number, seed=seed, with_start=with_start)
 
     def _train(self) -> None:
         first = self._members[0]
@@ -187,6 +208,14 @@ class Group:
         self._manager.load_checkpoints(take_up)
         for number, error in failed.items():
             self._leave(number, error)
+        self._leave_where_over()
+
+    def _leave_where_over(self) -> None:
+        """An earlier attempt may have ended between a member's last epoch and the record of its end."""
+        for member in self._members:
+            reason = member.parts.recipe.stop_reason()
+            if reason and member.number in self._manager.numbers:
+                self._manager.leave(member.number, RunStopped(STOPPED, reason))
 
     def _leave_where_done(self) -> bool:
         """Whether members have done all their epochs, and so have left."""
@@ -249,7 +278,7 @@ class Group:
         batches = self._batches.validation()
         if batches is None:
             return [{} for _ in self._members]
-        found = evaluate(self._stepper, batches, self._recipes())
+        found = evaluate(self._stepper, batches, self._recipes(), self._stepper.failures)
         failed = self._stepper.failures.keys()
         kept = [index for index in range(len(self._members)) if index not in failed]
         self._drop_failed()
@@ -286,7 +315,8 @@ class Group:
         if not self._members:
             return
         self._stepper.write_back()
-        for member, generator in zip(self._members, self._stepper.generators, strict=True):
-            member.note(generator)
+        for drawn_from in (self._stepper.generators, self._stepper.mixers):
+            for member, generator in zip(self._members, drawn_from, strict=False):
+                member.note(generator)
         self._manager.end_epoch(checkpoint=[member.capture for member in self._members], stop=list(reasons))
         self._shrink()

@@ -35,6 +35,13 @@ def is_function_of_run(data: Any) -> bool:
     return isinstance(data, partial) or inspect.isfunction(data) or inspect.ismethod(data)
 
 
+def is_setting_of_run(value: Any) -> bool:
+    """Whether a setting was given as a function of the run; a metric, or an initialiser of torch's, may be called and is none."""
+    if isinstance(value, Module) or getattr(value, "__module__", None) == "torch.nn.init":
+        return False
+    return callable(value) and num_required(value) < 2
+
+
 def of_run(make: Callable[..., Any], run: Any) -> Any:
     """Calls `make` with the run, or with nothing where it takes nothing."""
     return make(run) if num_required(make) >= 1 else make()

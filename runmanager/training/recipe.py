@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from runmanager.training.recipes.patience import Patience
     from runmanager.training.recipes.penalties import Penalty
     from runmanager.training.recipes.precision import Precision
-    from runmanager.training.recipes.schedules import Schedule
+    from runmanager.training.recipes.scheduling import Schedule
 
 KEPT = {"scheduler": "schedule", "scaler": "precision", "patience": "patience", "average": "average"}
 """Those whose state a checkpoint holds: what it is called there, and here."""
 _ALONE = {
-    "mixing": "it mixes samples (mixup, cutmix)",
     "precision": "it trains in mixed precision (amp)",
     "average": "it averages its weights",
     "unfreezing": "it unfreezes parameters on its way",
+    "is_spread": "it is trained on several devices (devices)",
     "is_compiled": "its network is compiled",
     "channels_last": "its network is channels_last",
     "profile_steps": "its steps are profiled",
+    "is_deterministic": "it is to give the same bits each time (deterministic), and a group rounds in another way",
 }
 """What has no batched form, and how that is said."""
 
@@ -51,7 +52,10 @@ class Recipe:
     metrics: "Metrics | None" = None
     accumulate: int = 1  # pieces that a batch is gone through in
     channels_last: bool = False
+    is_spread: bool = False  # over several devices
     is_compiled: bool = False
+    is_deterministic: bool = False
+    is_benchmarked: bool = False  # by cuDNN
     num_steps: int = 0  # of an epoch
     log_every: int | None = None  # steps
     num_shown: int = 0  # predictions in the picture of an epoch
@@ -70,6 +74,10 @@ class Recipe:
         from runmanager.training.recipes.optimizers import learning_rates
 
         return learning_rates(optimizer)
+
+    def skipped_steps(self) -> dict[str, float]:
+        """How many steps of the epoch float16 could not take; nothing in another precision. Waits for the device."""
+        return {} if self.precision is None else self.precision.skipped_steps()
 
     def keepers(self) -> dict[str, Any]:
         """Its parts that a checkpoint has to hold, by name."""
@@ -95,6 +103,10 @@ class Recipe:
         kinds = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
         names = None if self.metrics is None else self.metrics.names
         return [[one for one in kinds if one not in _FREE], names, self.log_every, self.num_shown]
+
+    def stop_reason(self) -> str | None:
+        """Why its run is over although epochs are left; None where it is not."""
+        return None if self.patience is None else self.patience.reason()
 
     def begin_epoch(self, network: Module, epoch: int) -> None:
         """Before an epoch, counted from 1."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
+from runmanager.data.normalised import Normalised
 from runmanager.data.resident import Resident
 from runmanager.data.splits import Samples, Splits, targets_of
 from runmanager.tracking.manager import RunManager
@@ -51,6 +52,7 @@ def rehearse(
     part = replace(splits, train=train, validation=validation)
     with manager.tracking(run, number=number, seed=seed), trainer.ready(run, part, seed, project) as alone:
         alone.shown = DataLoader(splits.train)
+        alone.parts.recipe.profile_steps = None  # it would be that of the ends
         alone.train(manager, NUM_EPOCHS)
 
 
@@ -82,6 +84,11 @@ def ends(samples: Samples, batch_size: int, data: Resident | None = None) -> Sam
         if row not in rows:
             rows[batch_size - 1 - place] = row
     return Subset(samples, rows)
+
+
+def whole(samples: Any) -> Any:
+    """The data set that a part was taken from, as it was before it was normalised."""
+    return whole(samples.dataset) if isinstance(samples, (Subset, Normalised)) else samples
 
 
 def size_of(samples: Samples) -> int | None:

@@ -1,11 +1,13 @@
 """The Trainer's settings: what each may be, and what it is when nobody says."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from runmanager.parameters import encode
 
 
 class TrainerError(ValueError):
@@ -133,11 +135,27 @@ def default_of(name: str) -> Any:
 
 
 def setting_fault(name: str, value: Any) -> str | None:
-    """What is wrong with a setting's value, or None. None is off, where it is the default."""
+    """What is wrong with a setting's value, or None. None is as if it were not given."""
     rule = _RULES[name]
-    if (value is None and rule.has_default and rule.default is None) or rule.fits(value):
+    if (value is None and rule.has_default) or rule.fits(value):
         return None
     return f"{name}={value!r} is not {rule.asked}{nearest(value, rule.choices)}"
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it can be written down as it is: names and numbers, and lists and dicts of them. None is not given."""
+    if isinstance(value, Mapping):
+        return all(map(is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    return isinstance(value, (bool, int, float, str))
+
+
+def as_plain(value: Any) -> Any:
+    """What is plain as strict JSON, whose keys are strings."""
+    if isinstance(value, Mapping):
+        return {str(key): as_plain(one) for key, one in value.items()}
+    return [as_plain(one) for one in value] if isinstance(value, (list, tuple)) else encode(value)
 
 
 def nearest(name: Any, choices: Iterable[str]) -> str:
@@ -158,7 +176,7 @@ def choose_device(device: Any) -> torch.device:
         return torch.device(name)
     try:
         chosen = torch.device(device)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         raise TrainerError(f"device={device!r} is unknown; choose 'cuda', 'mps' or 'cpu', or leave it out") from None
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(chosen.type, True):

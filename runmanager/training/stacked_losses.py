@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from runmanager.tracking.faults import is_out_of_memory, is_quit
 from runmanager.training.alike import values_token
-from runmanager.training.steppers import Loss
+from runmanager.training.steppers import Loss, valued
 
 _IGNORED = -100  # the target that torch's cross entropy leaves out
 
@@ -53,7 +53,7 @@ class OneByOne:
 
     def _one(self, index: int, loss: Loss, preds: Tensor, targets: Tensor) -> Tensor:
         try:
-            return loss(preds, targets)
+            return valued(loss, preds, targets)
         except (Exception, SystemExit) as error:  # a loss may raise anything; it ends its own run
             if is_quit(error) or is_out_of_memory(error):
                 raise
@@ -62,13 +62,15 @@ class OneByOne:
 
 
 class CrossEntropy:
-    """Mean cross entropy over class targets, with a label smoothing for each network; other shapes go one by one."""
+    """Mean cross entropy over classes or shares of them, with a label smoothing for each network; other shapes go one by one."""
 
     def __init__(self, losses: Sequence[Loss], smoothings: Sequence[float], weights: Tensor | None = None) -> None:
         """`weights` are the class weights of each, [K, C]; None where none has any."""
         self._one_by_one = OneByOne(losses)
         self._weights = weights
         self._smoothings = torch.tensor(smoothings, dtype=torch.float64)  # [K]
+        self._exact = list(smoothings)
+        self._kept_and_spread: Tensor | None = None  # of shares of classes, [2, K, 1, 1]
         self._is_plain = not any(smoothings)
 
     @property
@@ -80,11 +82,14 @@ class CrossEntropy:
         """See `StackedLoss`."""
         self._one_by_one.keep(indices)
         self._smoothings = self._smoothings[list(indices)]
+        self._exact, self._kept_and_spread = [self._exact[index] for index in indices], None
         if self._weights is not None:
             self._weights = self._weights[list(indices)]
 
     def __call__(self, preds: Tensor, targets: Tensor) -> Tensor:
         """See `StackedLoss`."""
+        if preds.ndim == 3 and preds.shape == targets.shape and targets.is_floating_point():
+            return self._of_shares(preds, targets)
         if preds.ndim != 3 or targets.ndim != 2 or targets.is_floating_point():
             return self._one_by_one(preds, targets)
         size, num_samples, num_classes = preds.shape
@@ -101,6 +106,20 @@ class CrossEntropy:
         spread = -(logs.sum(2) * counted).sum(1) / torch.where(total == 0, 1, total)
         smoothed = right * (1 - smoothings) + spread * (smoothings / num_classes)
         return torch.where(smoothings == 0, right, smoothed)
+
+    def _of_shares(self, preds: Tensor, targets: Tensor) -> Tensor:
+        """Of shares of the classes, [K, N, C]; class weights do not count in the divisor then."""
+        _, num_samples, num_classes = preds.shape
+        if self._kept_and_spread is None:  # rounded once, as torch rounds them
+            exact = torch.tensor(self._exact, dtype=torch.float64).view(-1, 1, 1)
+            self._kept_and_spread = torch.stack([1 - exact, exact / num_classes]).to(targets)
+        kept, spread = self._kept_and_spread
+        shares = targets * kept + spread
+        if self._weights is not None:
+            self._weights = self._weights.to(preds)
+            shares = shares * self._weights.unsqueeze(1)
+        losses: Tensor = -(preds.log_softmax(2) * shares).sum((1, 2)) / num_samples
+        return losses
 
     def _shares(self, preds: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
         """How much each sample counts, [K, N]."""
@@ -130,8 +149,9 @@ def stacked_loss(losses: Sequence[Loss]) -> StackedLoss:
     """The fastest way to all these losses that gives what each gives alone."""
     smoothings = [_smoothing(loss) for loss in losses]
     weights = [getattr(loss, "weight", None) for loss in losses]
-    if None not in smoothings and len({None if one is None else one.shape for one in weights}) == 1:
-        stacked = None if weights[0] is None else torch.stack([one for one in weights if one is not None])
+    given = [one for one in weights if one is not None]
+    if None not in smoothings and len({one.shape for one in given}) <= 1:
+        stacked = torch.stack([torch.ones_like(given[0]) if one is None else one for one in weights]) if given else None
         return CrossEntropy(losses, [float(one or 0) for one in smoothings], stacked)
     if _is_torchs_own(losses[0]) and len({values_token(loss) for loss in losses}) == 1:
         return InOneCall(losses[0])

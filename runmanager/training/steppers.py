@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from runmanager.data.splits import DataError
+from runmanager.data.targets import batch_fault
 from runmanager.tracking.meters import Mean
 from runmanager.training.recipes.precision import pieces
 
@@ -17,6 +19,24 @@ if TYPE_CHECKING:
     from runmanager.training.recipes.clipping import Clip
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def valued(loss: Loss, preds: Tensor, targets: Tensor) -> Tensor:
+    """The loss of a batch.
+
+    Raises:
+        DataError: the network has no output for a class among the targets. A GPU raises an error of its own, and says no more.
+    """
+    try:
+        return loss(preds, targets)
+    except (IndexError, RuntimeError):
+        from runmanager.training.recipes.losses import ignored_class
+
+        ignored = ignored_class(loss)
+        fault = batch_fault(preds, targets, ignored) if ignored is not None and targets.device.type == "cpu" else None
+        if fault is None:
+            raise
+        raise DataError(fault) from None
 
 
 class Outcome(NamedTuple):
@@ -72,7 +92,7 @@ class SingleStepper:
         self.optimizer.zero_grad(set_to_none=True)
         if recipe.is_plain:
             preds = self.network(inputs)
-            loss = self.loss(preds, targets)
+            loss = valued(self.loss, preds, targets)
             loss.backward()
         else:
             loss, preds, targets = self._forward_and_backward(inputs, targets)
@@ -106,7 +126,7 @@ class SingleStepper:
         """The loss of a piece, times its share of the batch, and its predictions; its gradients are added."""
         with self._autocast():
             preds = self.network(self._laid_out(inputs))
-            loss = self._train_loss(preds, targets)
+            loss = valued(self._train_loss, preds, targets)
         penalty = self.recipe.penalty
         objective = loss if penalty is None else loss + penalty(self.network.parameters())
         precision = self.recipe.precision
@@ -136,7 +156,7 @@ class SingleStepper:
         """See `Stepper`."""
         with torch.no_grad(), self._autocast():
             preds = self.network(self._laid_out(inputs))
-            return Outcome(self.loss(preds, targets), preds, targets)
+            return Outcome(valued(self.loss, preds, targets), preds, targets)
 
     def train(self, mode: bool) -> None:
         """See `Stepper`."""

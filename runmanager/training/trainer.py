@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,9 +24,23 @@ from runmanager.training.loaders import (
     ResidentSplits,
     resident_splits,
 )
-from runmanager.training.parts import Parts, is_function_of_run, num_required, of_run
+from runmanager.training.parts import Parts, is_function_of_run, is_setting_of_run, num_required, of_run
 from runmanager.training.seeding import seeded
-from runmanager.training.settings import SETTINGS, SWEPT_PARTS, TrainerError, choose_device, default_of, setting_fault
+from runmanager.training.settings import (
+    SETTINGS,
+    SWEPT_PARTS,
+    TrainerError,
+    as_plain,
+    choose_device,
+    default_of,
+    is_plain,
+    setting_fault,
+)
+
+_NAMED = ("network", "data", "optimizer", "loss", "scheduler")
+
+if TYPE_CHECKING:
+    from runmanager.training.distributed_team import StartRanks
 
 
 class Trainer:
@@ -182,11 +196,10 @@ class Trainer:
 
     def plain_settings(self) -> dict[str, Any]:
         """What was given here and decides what a run reaches, as far as it is a plain value and not a function."""
-        given = {"data": self.data, **self._given}
+        given = {**{name: getattr(self, name) for name in _NAMED}, **self._given}
         given |= {name: default_of(name) for name in ("shuffle", "validation") if given[name] is None}
-        plain = (bool, int, float, str)
         beside = ("device", "num_workers", "log_every", "show_predictions", "profile")  # how it is reached, or seen
-        return {name: value for name, value in given.items() if name not in beside and isinstance(value, plain)}
+        return {name: as_plain(value) for name, value in given.items() if name not in beside and is_plain(value)}
 
     def setting(self, name: str, run: Any) -> Any:
         """What a setting is for a run: as given here, else from the run, else the default.
@@ -197,13 +210,13 @@ class Trainer:
         value = self._given[name]
         if value is None:
             value = getattr(run, name) if name in run._fields else default_of(name)
-        elif callable(value):
-            value = value(run)
-        value = value.item() if hasattr(value, "item") else value  # a grid may come from numpy
+        elif is_setting_of_run(value):
+            value = of_run(value, run)
+        value = value.item() if getattr(value, "shape", None) == () else value  # a grid may come from numpy
         fault = setting_fault(name, value)
         if fault:
             raise TrainerError(fault)
-        return value
+        return default_of(name) if value is None else value
 
     def settings_twice(self, names: Iterable[str]) -> list[str]:
         """What is given here although the grid has it, too."""
@@ -233,13 +246,22 @@ class Trainer:
         """
         return choose_device(self.setting("device", run))
 
-    def build(self, run: Any, splits: Splits, project: Path) -> Parts:
+    def build(
+        self, run: Any, splits: Splits, project: Path, *, with_start: bool = True, compiles: bool = True
+    ) -> Parts:
         """The run's network on its device, with optimizer, loss and recipe.
+
+        Args:
+            run: the run.
+            splits: its data.
+            project: whose runs it may start from.
+            with_start: whether `start_from` is read; not where a saved state takes its place.
+            compiles: False where it is built to be looked at, and the compiler's time would be wasted.
 
         Raises:
             TrainerError: a part is not what it should be.
         """
-        return Building(self, run, splits, project).parts()
+        return Building(self, run, splits, project, with_start=with_start, compiles=compiles).parts()
 
     def faults(
         self,
@@ -249,6 +271,7 @@ class Trainer:
         objective: str | None = None,
         *,
         checkpoints: bool = True,
+        started: Sequence[bool] = (),
     ) -> list[str]:
         """What would go wrong in these runs, as far as building them tells.
 
@@ -258,30 +281,62 @@ class Trainer:
             project: where a known data set is looked for.
             objective: the metric that has to be there.
             checkpoints: whether the runs' states will be saved.
+            started: of each run whether it has a state to go on from, so that it starts from nothing else.
         """
         with self._loaded.left_as_it_was():
-            return faults_of(self, runs, objective, split_seed, project, checkpoints)
+            return faults_of(self, runs, objective, split_seed, project, checkpoints, started)
+
+    def starts_from_runs(self, run: Any) -> bool:
+        """Whether runs may start from what others have trained."""
+        return self._given["start_from"] is not None or "start_from" in run._fields
 
     def exercise(self, run: Any, split_seed: int, project: Path) -> None:
         """Puts two samples through the run's network, in eval mode and in train mode, to see what it reads of the run."""
         with self._loaded.left_as_it_was():
             exercise(self, run, split_seed, project)
 
-    def train(self, run: Any, manager: RunManager, *, seed: int, split_seed: int, project: Path) -> None:
+    def num_ranks(self, run: Any) -> int:
+        """How many processes train a run together."""
+        return int(self.setting("devices", run)) if self.setting("parallel", run) == "ddp" else 1
+
+    def train(
+        self,
+        run: Any,
+        manager: RunManager,
+        *,
+        seed: int,
+        split_seed: int,
+        project: Path,
+        start_ranks: "StartRanks | None" = None,
+    ) -> None:
         """Trains a run from its seed, or from where an earlier attempt left it; `manager` has begun it and gets its rows.
 
         The seed decides the first weights, the order of the batches and whatever draws from torch, numpy or random. The
         generators outside are left as they were. A run that was stopped reaches the same numbers as one that was not.
 
+        Args:
+            run: the run.
+            manager: its RunManager.
+            seed: what its random numbers come from.
+            split_seed: decides the validation split.
+            project: where a known data set is looked for.
+            start_ranks: starts the other processes of a run on several devices.
+
         Raises:
-            TrainerError: the run is built from other parts than those whose state was saved.
+            TrainerError: the run is built from other parts than those whose state was saved, or needs other processes.
         """
+        if self.num_ranks(run) > 1:
+            from runmanager.training.distributed import lead, meeting_for
+
+            meeting = meeting_for(self, run)
+            lead(self, run, manager, start_ranks, meeting, seed=seed, split_seed=split_seed, project=project)
+            return
         splits = self.splits(run, split_seed, project)
-        with self.ready(run, splits, seed, project) as alone:
+        with self.ready(run, splits, seed, project, with_start=not manager.resumes()) as alone:
             alone.train(manager, self.setting("epochs", run))
 
     @contextmanager
-    def ready(self, run: Any, splits: Splits, seed: int, project: Path) -> Iterator[Alone]:
+    def ready(self, run: Any, splits: Splits, seed: int, project: Path, *, with_start: bool = True) -> Iterator[Alone]:
         """A run that is to be trained by itself, and inside the `with` the random numbers that are its own.
 
         Args:
@@ -289,24 +344,53 @@ class Trainer:
             splits: its data, or as much of it as it is to see.
             seed: what its random numbers come from.
             project: whose runs it may start from.
+            with_start: whether it starts from them, and not from a state of its own.
         """
-        with self._loaded.left_as_it_was(), seeded(seed), self.mode(run):
-            parts = self.build(run, splits, project)
+        with self._loaded.left_as_it_was(), seeded(seed), self.mode(run) as lines:
+            parts = self.build(run, splits, project, with_start=with_start)
+            parts.notes += lines
             order = torch.Generator().manual_seed(seed)
-            yield Alone(parts, order, splits, self._batches(run, splits, order, seed, parts.device))
+            batches = self._batches(run, splits, order, seed, parts.device)
+            self._loaded.rewind()  # a data set that draws has drawn where its classes were looked for
+            alone = Alone(parts, order, splits, batches)
+            if (devices := self.setting("devices", run)) > 1 and self.num_ranks(run) == 1:
+                from runmanager.training.distributed_network import data_parallel
+
+                alone.stepper.network = data_parallel(parts.network, devices)
+                if parts.device.type != "cuda":
+                    parts.notes.append(f"parallel='dp': {parts.device.type} is one device, and the run is trained on that")
+            yield alone
+
+    def modes(self, run: Any) -> tuple[bool, bool]:
+        """Whether a run is deterministic, and whether cuDNN may try what is fastest.
+
+        Raises:
+            TrainerError: it is to be both.
+        """
+        is_strict, is_benchmark = self.setting("deterministic", run), self.setting("cudnn_benchmark", run)
+        if is_strict and is_benchmark:
+            raise TrainerError(
+                "deterministic=True and cudnn_benchmark=True cannot both be: what was fastest may be another way each time; "
+                "leave one of the two out"
+            )
+        return is_strict, is_benchmark
 
     @contextmanager
-    def mode(self, run: Any) -> Iterator[None]:
-        """The strict mode, or cuDNN's benchmarks, where the run asks for one; as it was before, at the end."""
-        is_strict, is_benchmark = self.setting("deterministic", run), self.setting("cudnn_benchmark", run)
+    def mode(self, run: Any) -> Iterator[list[str]]:
+        """The strict mode, or cuDNN's benchmarks, where the run asks for one; as it was before, at the end.
+
+        Yields:
+            Lines about what the strict mode came too late for.
+        """
+        is_strict, is_benchmark = self.modes(run)
         if not (is_strict or is_benchmark):
-            yield
+            yield []
             return
         from runmanager.training.recipes.determinism import strict
         from runmanager.training.recipes.precision import cudnn_benchmark
 
-        with cudnn_benchmark(is_benchmark and not is_strict), strict(is_strict):
-            yield
+        with cudnn_benchmark(is_benchmark), strict(is_strict) as lines:
+            yield lines
 
     def train_group(
         self,
@@ -332,7 +416,7 @@ class Trainer:
             raise GroupBroken(1, f"the data of a run cannot be had ({one_line(error)[:200]})") from error
         if any(one is not first for one in others):
             raise GroupBroken(1, "the runs of the group have different data")
-        with self._loaded.left_as_it_was():
+        with self._loaded.left_as_it_was(), self.mode(runs[0]):  # all have the same
             Group(self, manager, first, project, arithmetic).train(runs, numbers, seeds)
 
     def not_resident(self, run: Any, splits: Splits) -> str | None:

@@ -163,6 +163,9 @@ def test_a_stream_is_normalised_as_it_comes():
     assert [inputs.item() for inputs, _ in splits.train] == pytest.approx(
         [(n - 4.5) / np.std(range(10)) for n in range(10)]
     )
+    assert splits.train.as_seen(torch.tensor([[0.0], [1.0]])).flatten().tolist() == pytest.approx(
+        [4.5, 4.5 + np.std(range(10))]
+    )
 
 
 def test_a_data_set_that_reads_many_at_once_still_does():

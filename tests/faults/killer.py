@@ -224,9 +224,9 @@ def table_outcome(toy: Toy) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _without_durations(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(
-        sorted(f"{name}={value}" for name, value in row.items() if not name.endswith(("duration", "_seconds")))
-    )
+    """The cells that are the same each time: no durations, and not how much memory was held."""
+    measured = ("duration", "_seconds", "_mib")
+    return tuple(sorted(f"{name}={value}" for name, value in row.items() if not name.endswith(measured)))
 
 
 def _refuse(text: str) -> None:

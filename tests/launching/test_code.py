@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from runmanager.data.measuring import normalised
 from runmanager.data.splits import Splits
 from runmanager.launching.code import code_of, data_fingerprint, device_names
 from runmanager.launching.code_changes import code_changes
@@ -288,6 +289,13 @@ def test_the_data_is_told_by_its_size_and_its_samples():
         shas.add(fingerprint(TensorDataset(other, targets))["sha256"])
     shas.add(fingerprint(TensorDataset(inputs, targets + 1))["sha256"])
     assert len(shas) == 6
+
+
+def test_the_fingerprint_is_of_the_data_as_it_was_before_it_was_normalised():
+    splits = Splits(TensorDataset(torch.rand(100, 4), torch.arange(100)), source="here")
+    for one in (splits, splits.with_validation(0.2, 0)):
+        assert data_fingerprint(normalised(one, "measured")) == data_fingerprint(one)
+        assert "sha256" in data_fingerprint(one)
 
 
 @pytest.mark.parametrize(

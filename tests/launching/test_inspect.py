@@ -296,6 +296,56 @@ def test_features_are_what_the_layer_gives_for_each_sample_in_order(project, com
     assert np.load(project.root / "results" / "tiny-run1-out-validation.npz")["features"].shape == (20, 2)
 
 
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_of_an_average_of_the_weights_the_average_is_exported_and_that_is_said(kind, project, command):
+    sweep(project, epochs=f"4, average='{kind}', ema_decay=0.9, swa_start=3", scheduler=None)
+    project.launch(only="1", checkpoint_every=1)
+    said = command("export-model", "tiny", "1", "--epoch", "last", "-o", "net")
+    assert (said.status, said.err) == (0, "")
+    assert f"the average of its weights ({kind})" in said.out
+    about = json.loads((project.root / "net.pt.json").read_text())
+    assert about["weights"] == kind
+    averaged, trained = Net().eval(), by_hand(project.folders()[0], 4)
+    averaged.load_state_dict(torch.load(project.root / "net.pt", weights_only=True))
+    assert not torch.equal(averaged.hidden.weight, trained.hidden.weight)
+    row = project.history().runs[0].rows[-1].metrics
+    assert loss_on_held_out(averaged) == pytest.approx(row["average val_loss"], rel=1e-5)
+    assert loss_on_held_out(trained) == pytest.approx(row["val_loss"], rel=1e-5)
+    assert about["metrics"]["average val_loss"] == row["average val_loss"]
+
+    assert command("features", "tiny", "1", "--layer", "hidden", "--epoch", "last", "-o", "f.npz").status == 0
+    inputs = torch.rand(20, 4, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        assert np.allclose(np.load(project.root / "f.npz")["features"], averaged.hidden(inputs).numpy(), atol=1e-6)
+
+
+def test_before_an_average_has_begun_the_trained_weights_are_exported_and_that_is_said(project, command):
+    sweep(project, epochs="4, average='swa', swa_start=4")  # the second epoch is the best
+    project.launch(only="1")
+    said = command("export-model", "tiny", "1", "-o", "net")
+    assert "the trained weights: their average (swa) had not begun" in said.out
+    assert json.loads((project.root / "net.pt.json").read_text())["weights"] == "trained"
+    state = torch.load(project.root / "net.pt", weights_only=True)
+    assert torch.equal(state["hidden.weight"], by_hand(project.folders()[0], 2).hidden.weight)
+
+
+def test_an_average_is_measured_for_export_without_validation_too(project, command):
+    sweep(
+        project,
+        epochs="3, average='swa', swa_start=2, validation=0",
+        sweep="",
+        scheduler=None,
+        data="(inputs, targets)",
+    )
+    project.launch(only="1")
+    assert command("export-model", "tiny", "1", "-o", "net").status == 0
+    averaged = Net()
+    averaged.load_state_dict(torch.load(project.root / "net.pt", weights_only=True))
+    inputs = torch.rand(60, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(averaged.norm.running_mean, averaged.hidden(inputs).mean(0), atol=1e-5)
+
+
 def test_a_sweep_by_function_has_no_network_to_look_into(project, command):
     project.by_function("m.log(value=1)")
     for name in ("summary", "lr-range"):

@@ -120,9 +120,8 @@ def test_a_class_out_of_range_in_the_data_of_one_run_is_found(project, plan):
         before=before, params=params, data="data", optimizer="lambda run, n: torch.optim.SGD(n.parameters(), lr=0.1)"
     )
     said = plan("tiny")
-    assert said.status == 1
-    assert re.search(r"^  run 2 \(noise=0\.2, batch_size=5\): IndexError: Target 7 is out of bounds", said.out, re.M)
-    assert "errors: 1 of 3 runs would fail" in said.out
+    assert said.status == 2
+    assert "sample 40 of the training data has class 7, but the network has 2 outputs, for classes 0 to 1" in said.err
 
 
 def test_a_class_out_of_range_is_found_where_only_samples_tell_the_targets(project, plan):
@@ -135,7 +134,8 @@ def test_a_class_out_of_range_is_found_where_only_samples_tell_the_targets(proje
     project.sweep(before=data, params="lr=[0.1], worst=[1, 5]", batch_size="10", data="lambda run: Made(run.worst)")
     said = plan("tiny")
     assert said.status == 1
-    assert re.search(r"^  run 2 \(lr=0\.1, worst=5\): IndexError: Target 5 is out of bounds", said.out, re.M)
+    bad = r"DataError: sample \d of a batch with predictions \[10, 2\] and targets \[10\] has class 5"
+    assert re.search(rf"^  run 2 \(lr=0\.1, worst=5\): {bad}", said.out, re.M)
 
 
 def test_a_schedule_that_ends_too_early_is_found(project, plan):

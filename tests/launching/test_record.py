@@ -5,6 +5,8 @@ import subprocess
 
 import pytest
 
+from runmanager import Trainer
+from runmanager.launching.record import _setting_changes
 from runmanager.launching.sweep import SweepError
 
 TRAIN = "m.begin_epoch()\nm.log(val_loss=run.lr * FACTOR)\nm.end_epoch()"
@@ -113,6 +115,21 @@ def test_another_setting_is_named_with_what_it_was(change, said, project):
     assert said in refusal(project)
     project.launch(accept_changes=True)
     assert set(project.statuses().values()) == {"completed"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ("metrics=['f1']", "metrics=['kappa']", "metrics is ['kappa'] now, and was ['f1']"),
+        ("unfreeze={2: '0.*'}", "unfreeze={3: '0.*'}", "unfreeze is {'3': '0.*'} now, and was {'2': '0.*'}"),
+        ("scheduler='cosine'", "scheduler='linear'", "scheduler is 'linear' now, and was 'cosine'"),
+        ("monitor='loss'", "monitor=('loss', 'min')", "monitor is ['loss', 'min'] now, and was 'loss'"),
+        ("init={'bias': 0}", "init=lambda run: {'bias': 0}", "init is not given as a value now, and was {'bias': 0}"),
+    ],
+)
+def test_a_recipe_is_named_with_what_it_was_where_no_file_tells(before, now, said):
+    first, second = (eval(f"Trainer({one})").plain_settings() for one in (before, now))
+    assert _setting_changes(json.loads(json.dumps(first)), second) == [said]
 
 
 def test_other_epochs_from_the_command_line_are_a_change_like_any(project, command):

@@ -34,7 +34,7 @@ def line_of(number, *sweeps, width=None):
 
 
 def test_every_status_that_occurs_is_counted_and_every_run_that_is_not_completed_has_a_line(tmp_path):
-    sweep = SweepOnDisk(tmp_path, numbers=10)
+    sweep = SweepOnDisk(tmp_path, numbers=11)
     for number, status in enumerate(STATUSES, start=1):
         recorded = None if status in ("running", "interrupted") else status
         sweep.run(
@@ -49,9 +49,9 @@ def test_every_status_that_occurs_is_counted_and_every_run_that_is_not_completed
     header, counts, *lines = status_of(sweep)
     assert " ".join(header.split()) == f"sweep runs {' '.join(STATUSES)} missing best left"
     assert (
-        " ".join(counts.split()) == "toy 10 1 1 1 1 1 1 1 1 2 val_loss 2 (run 1) about 3.00 s"
+        " ".join(counts.split()) == "toy 11 1 1 1 1 1 1 1 1 1 2 val_loss 2 (run 1) about 3.00 s"
     )  # 2 missing, 1 interrupted
-    assert len(lines) == 7
+    assert len(lines) == 8
     for number, status in list(enumerate(STATUSES, start=1))[1:]:
         assert f"toy run {number}  {status}" in " ".join(lines)
 

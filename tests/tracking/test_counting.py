@@ -31,13 +31,13 @@ def seqs(*words: str) -> list[int]:
 
 
 def test_of_one_attempt_all_that_was_recorded_counts() -> None:
-    assert seqs("begin", "log", "s1", "e1", "c1", "e2", "end") == [2, 3, 4, 5, 6]
+    assert seqs("begin", "log", "s1", "e1", "c1", "e2", "note", "end") == [2, 3, 4, 5, 6, 7]
 
 
 def test_an_attempt_from_nothing_takes_the_place_of_the_one_before_with_its_first_record() -> None:
     assert seqs("begin", "e1", "e2", "begin") == [2, 3]
     assert seqs("begin", "e1", "e2", "begin", "end") == [2, 3]
-    for first in ("log", "s1", "e1", "c1"):
+    for first in ("log", "s1", "e1", "c1", "note"):
         assert seqs("begin", "e1", "e2", "begin", first) == [5]
 
 
@@ -68,7 +68,7 @@ def test_a_log_before_the_state_is_taken_up_does_not_hide_what_is_taken_up() -> 
 
 
 def test_what_no_reader_knows_is_left_out_and_harms_nothing() -> None:
-    assert seqs("begin", "e1", "note", "begin", "note", "end") == [2]
+    assert seqs("begin", "e1", "remark", "begin", "remark", "end") == [2]
 
 
 def test_records_may_come_one_by_one() -> None:

@@ -223,6 +223,7 @@ def test_a_run_that_goes_on_says_so_and_from_where(capsys: pytest.CaptureFixture
         ("interrupted", "run 1 was interrupted after 2.00 s (lr=0.1): ·[31mno good"),
         ("timed out", "run 1 timed out after 2.00 s (lr=0.1): ·[31mno good"),
         ("diverged", "run 1 diverged after 2.00 s (lr=0.1): ·[31mno good"),
+        ("stopped", "run 1 stopped after 2.00 s (lr=0.1): ·[31mno good"),
     ],
 )
 def test_a_run_that_did_not_complete_is_shown_when_it_ends(
@@ -386,3 +387,26 @@ def test_in_a_pipe_every_line_names_its_run(tmp_path: Path) -> None:
         own = [line for line in lines if line.startswith((f"run {number}:", f"run {number} "))]
         assert [line.split("  ")[1] for line in own if "  epoch " in line] == ["epoch 1", "epoch 2"]
         assert own[0] == f"run {number}: x={number}"
+
+
+def test_values_of_single_classes_are_what_a_line_has_no_room_for(capsys: pytest.CaptureFixture[str]) -> None:
+    display = PlainDisplay(Progress(1, 3, "val_accuracy"))
+    one = member(1)
+    display.begin(one)
+    many = {f"val_accuracy/{name}": 0.5 for name in "abcdefghij"}
+    display.epoch(one, row(1, 1, val_loss=0.5, val_accuracy=0.4, **many))
+    display.epoch(one, row(1, 2, val_loss=0.5, val_accuracy=0.4, **{"val_accuracy/a": 0.5, "val_accuracy/b": 0.25}))
+    lines = capsys.readouterr().out.splitlines()
+    assert "val_loss 0.5  val_accuracy 0.4" in lines[1]
+    assert "val_accuracy/f 0.5" in lines[1] and "val_accuracy/g" not in lines[1]
+    assert "val_accuracy/a 0.5  val_accuracy/b 0.25" in lines[2]
+
+
+def test_a_narrow_table_keeps_the_loss_rather_than_those_of_single_classes() -> None:
+    progress = Progress(1, 3, "val_accuracy")
+    progress.begin(member(1))
+    many = {f"val_accuracy/{name}": 0.5 for name in "abcdefghij"}
+    progress.epoch(row(1, 1, val_loss=0.5, val_accuracy=0.4, **many))
+    header, _ = table_of(progress, width=90)
+    assert header[3:6] == ["val_loss", "val_accuracy", "val_accuracy/a"]
+    assert "val_accuracy/j" not in header

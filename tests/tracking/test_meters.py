@@ -1,5 +1,7 @@
 """Sums over batches."""
 
+import math
+
 import pytest
 import torch
 
@@ -70,6 +72,22 @@ def test_accuracy_takes_classes_and_pixels() -> None:
     scores[:, 2] = 1
     pixels.add(scores, torch.full((2, 4, 4), 2))
     assert pixels.compute() == [1.0]
+
+
+def test_pixels_of_class_minus_100_count_for_nothing() -> None:
+    labels = torch.tensor([[[0, 1, -100], [1, -100, -100]]])
+    scores = torch.nn.functional.one_hot(torch.tensor([[[0, 0, 1], [1, 0, 1]]]), 2).movedim(-1, 1).float()
+    alone, pair = Accuracy(1), Accuracy(2)
+    for _ in range(2):
+        alone.add(scores, labels)
+        pair.add(torch.stack([scores, scores]), torch.stack([labels, labels.clamp(min=0)]))
+    assert alone.compute() == [2 / 3]
+    assert pair.compute() == [2 / 3, 3 / 6]
+    pair.drop(0)
+    assert pair.compute() == [3 / 6]
+    nothing = Accuracy(1)
+    nothing.add(scores, torch.full_like(labels, -100))
+    assert math.isnan((nothing.compute() or [0.0])[0])
 
 
 def test_a_group_has_an_accuracy_for_each_member() -> None:

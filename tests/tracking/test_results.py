@@ -523,6 +523,44 @@ def test_two_processes_that_train_a_sweep_at_once_leave_complete_tables(tmp_path
     assert (sorted(table["run"]), set(table["status"])) == (list(range(1, 21)), {"completed"})
 
 
+@pytest.mark.parametrize(
+    ("moment", "number"), [*(("put_text", number) for number in (1, 2, 3)), *(("journal_sizes", number) for number in (1, 2))]
+)
+def test_another_process_that_puts_its_tables_in_place_between_ours_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, number: int
+) -> None:
+    """One process writes its tables, or has just seen that they are complete, when another one trains a run to its end."""
+    one, two = manager(tmp_path), manager(tmp_path)
+
+    def train_run(m: RunManager, run: int) -> None:
+        with m.tracking(RUNS[run - 1], number=run):
+            epoch(m, x=float(run))
+
+    train_run(one, 1)
+    train_run(two, 2)  # so that the first one has to write its tables anew
+    place = tables_module if moment == "put_text" else SweepDir
+    do, num_done = getattr(place, moment), 0
+
+    def do_and_be_passed(*given: Any) -> Any:
+        nonlocal num_done
+        num_done += 1
+        is_time = num_done == number
+        done = do(*given)
+        if is_time:
+            train_run(two, 4)
+            two.close()
+        return done
+
+    monkeypatch.setattr(place, moment, do_and_be_passed)
+    train_run(one, 3)
+    one.close()
+    assert num_done > number
+    assert sorted(row["x"] for row in rows_of(tmp_path)) == [1.0, 2.0, 3.0, 4.0]
+    assert sorted(pd.read_csv(tmp_path / "results" / "sweep.csv")["x"]) == [1.0, 2.0, 3.0, 4.0]
+    table = pd.read_csv(tmp_path / "results" / "sweep.runs.csv")
+    assert (sorted(table["run"]), table["status"].tolist()) == ([1, 2, 3, 4], ["completed"] * 4)
+
+
 def test_tables_from_what_was_read_before_another_run_went_on_are_not_taken_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

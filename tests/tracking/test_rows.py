@@ -72,12 +72,31 @@ def test_the_sweeps_own_word_beats_the_name_of_the_metric() -> None:
     assert (best["loss"].epoch, best["gain"].epoch) == (1, 1)
 
 
-@pytest.mark.parametrize("name", ["loss", "val_loss", "train/loss", "top5-error", "MSE", "epoch_seconds"])
+@pytest.mark.parametrize(
+    "name",
+    ["loss", "val_loss", "train/loss", "val/loss", "decoder/loss", "top5-error", "MSE", "epoch_seconds"]
+    + [f"{before}{name}" for before in ("", "val_", "average val_") for name in ("mae", "mse", "rmse", "mae/accuracy")]
+    + ["val_MeanAbsoluteError", "LogCoshError", "val_MulticlassHammingDistance", "RMSELoss"],
+)
 def test_losses_errors_and_times_get_better_downwards(name: str) -> None:
     assert better_is(name) == "min"
 
 
-@pytest.mark.parametrize("name", ["accuracy", "val_accuracy", "f1", "auc", "glossary", "terror_score"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "accuracy",
+        "val_accuracy",
+        "f1",
+        "auc",
+        "glossary",
+        "terror_score",
+        "MulticlassF1Score/time",
+        "neg_mean_squared_error",
+    ]
+    + [f"{before}{name}" for before in ("", "val_", "average val_") for name in ("kappa", "iou", "r2", "top_5", "f0.5")]
+    + ["val_accuracy/time", "accuracy/error", "average val_precision/loss", "val_f2/distance", "val_iou/seconds"],
+)
 def test_anything_else_gets_better_upwards(name: str) -> None:
     assert better_is(name) == "max"
 

@@ -174,7 +174,11 @@ def test_a_project_whose_runs_folder_is_itself_a_link_to_a_big_disk_works(tmp_pa
     assert (tmp_path / "big" / "x").is_dir()
 
 
-@pytest.mark.parametrize("name", ["mnist.runs", "mnist.csv", "mnist.json", "mnist.runs.csv"])
+def tables_of(sweep: SweepDir) -> tuple[Path, ...]:
+    return sweep.epochs_csv, sweep.epochs_json, sweep.runs_csv, sweep.lr_range_csv
+
+
+@pytest.mark.parametrize("name", ["mnist.runs", "mnist.csv", "mnist.json", "mnist.runs.csv", "mnist.lr-range"])
 def test_no_two_sweeps_share_a_results_table(tmp_path: Path, name: str) -> None:
     """Either the name is refused, or its tables are its own."""
     mine = SweepDir(tmp_path, "mnist")
@@ -182,8 +186,8 @@ def test_no_two_sweeps_share_a_results_table(tmp_path: Path, name: str) -> None:
         other = SweepDir(tmp_path, name)
     except ValueError:
         return
-    tables = [table for sweep in (mine, other) for table in (sweep.epochs_csv, sweep.epochs_json, sweep.runs_csv)]
-    assert len(set(tables)) == 6
+    tables = [table for sweep in (mine, other) for table in tables_of(sweep)]
+    assert len(set(tables)) == 8
 
 
 def test_strangers_in_a_sweeps_folder_are_no_runs(tmp_path: Path) -> None:
@@ -208,13 +212,13 @@ def test_a_sweep_that_is_set_aside_keeps_everything_under_another_name(tmp_path:
     for _ in range(2):
         sweep_dir.make()
         made(sweep_dir, 1, {"a": 1})
-        for table in (sweep_dir.epochs_csv, sweep_dir.epochs_json, sweep_dir.runs_csv):
+        for table in tables_of(sweep_dir):
             table.write_text("rows")
         sweep_dir.set_aside()
     assert sweep_names(tmp_path) == ["sweep.1", "sweep.2"]
     for name in ("sweep.1", "sweep.2"):
         assert len(list(SweepDir(tmp_path, name).runs())) == 1
-        assert SweepDir(tmp_path, name).runs_csv.read_text() == "rows"
+        assert [table.read_text() for table in tables_of(SweepDir(tmp_path, name))] == ["rows"] * 4
 
 
 def test_the_project_is_the_nearest_folder_above_that_has_runs_and_sweeps(tmp_path: Path) -> None:

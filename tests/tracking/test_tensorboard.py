@@ -7,7 +7,7 @@ import resource
 import warnings
 from collections import OrderedDict, namedtuple
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from runmanager import RunBuilder, RunManager
 from runmanager.data.fashion_mnist import fashion_mnist_sample
+from runmanager.tracking.errors import RunStopped
 from runmanager.tracking.writers import Writer
 from tests.classroom import train_epoch
 from tests.tensorboard_server import TensorBoard, until
@@ -1039,16 +1040,16 @@ def test_an_attempt_that_starts_from_nothing_shows_nothing_of_the_one_before(tmp
     assert [path for path in folder.iterdir() if path.name.startswith("earlier-attempt")]
 
 
-def test_a_run_that_diverged_ended_well(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("loss", "stop"), [(float("nan"), None), (1.0, "val_loss has not been below 1")])
+def test_a_run_that_diverged_or_was_stopped_ended_well(loss: float, stop: str | None, tmp_path: Path) -> None:
     from tensorboard.plugins.hparams import metadata
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     m = new_manager(tmp_path)
-    m.begin_run(RUN)
-    m.begin_epoch()
-    m.track_loss(float("nan"), [0])
-    m.end_epoch()
-    m.end_run()
+    with suppress(RunStopped), m.tracking(RUN):
+        m.begin_epoch()
+        m.track_loss(loss, [0])
+        m.end_epoch(stop=stop)
     ((_, value),) = read_values(run_folders(tmp_path)[0])[metadata.SESSION_END_INFO_TAG]
     about = HParamsPluginData.FromString(value.metadata.plugin_data.content)
     assert about.session_end_info.status == 1  # STATUS_SUCCESS

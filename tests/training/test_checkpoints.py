@@ -14,7 +14,7 @@ from runmanager.data.splits import Splits
 from runmanager.training.checkpoints import TrainingState
 from runmanager.training.parts import Parts
 from runmanager.training.recipe import Recipe
-from runmanager.training.recipes.schedules import Schedule
+from runmanager.training.recipes.scheduling import Schedule
 from runmanager.training.settings import TrainerError
 
 INPUTS, TARGETS = torch.rand(8, 4), torch.tensor([0, 1] * 4)
@@ -28,10 +28,23 @@ def built(network=linear, optimizer=torch.optim.Adam, loss=F.cross_entropy, sche
     """What a run that was just built has: its parts, and its state."""
     made = network()
     optimizer = optimizer(made.parameters(), lr=0.1)
-    recipe = Recipe(schedule=Schedule(schedule(optimizer), every="epoch", monitor="val_loss") if schedule else None)
+    recipe = Recipe(
+        schedule=Schedule(schedule(optimizer), every="epoch", length=9, monitor="val_loss") if schedule else None
+    )
     parts = Parts(made, optimizer, loss, recipe)
     splits = Splits(data or TensorDataset(INPUTS, TARGETS))
     return parts, TrainingState(parts, torch.Generator().manual_seed(1), splits)
+
+
+def in_groups(*places, **named):
+    """An optimizer with the parameters at these places in a group each."""
+
+    def make(parameters, lr):
+        found = list(parameters)
+        groups = [{"params": [found[place] for place in group], **named} for group in places]
+        return torch.optim.Adam(groups, lr=lr)
+
+    return make
 
 
 def step(parts):
@@ -195,6 +208,26 @@ def test_a_generator_of_the_data_comes_back_even_one_that_is_made_when_it_is_fir
         ({"optimizer": torch.optim.SGD}, {}, "the optimizer has no dampening, momentum, nesterov now"),
         ({"schedule": exponential}, {}, "the checkpoint has a scheduler, and the run has none now"),
         ({}, {"schedule": exponential}, "the checkpoint has no scheduler, and the run has one now"),
+        (
+            {"optimizer": in_groups([0], [1, 2, 3, 4, 5])},
+            {},
+            r"group 0 of the optimizer was 0\.weight, and is 0\.weight, 0\.bias, 1\.weight, 1\.bias and 2 more now",
+        ),
+        (
+            {},
+            {"optimizer": in_groups([0, 1, 2, 3, 4, 5], [])},
+            r"group 1 of the optimizer was none, and is no parameters now",
+        ),
+        (
+            {"optimizer": in_groups([0, 1], [2, 3, 4, 5])},
+            {"optimizer": in_groups([0, 2], [1, 3, 4, 5])},  # of the same shapes
+            r"group 0 of the optimizer was 0\.weight, 0\.bias, and is 0\.weight, 1\.weight now",
+        ),
+        (
+            {"optimizer": in_groups([0, 1, 2, 3, 4, 5], name="body")},
+            {"optimizer": in_groups([0, 1, 2, 3, 4, 5], name="head")},
+            r"was 'body' \(0\.weight, .* and is 'head' \(0\.weight",
+        ),
         ({"loss": Whitening()}, {}, "the checkpoint has a loss, and the run has none now"),
         ({"data": Noisy(False)}, {}, "the checkpoint has the generator train.rng, and the run has none there now"),
     ],

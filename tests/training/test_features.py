@@ -123,3 +123,18 @@ def test_a_file_that_cannot_be_put_in_place_leaves_nothing_beside_it(tmp_path):
     with pytest.raises(OSError, match=r"features\.npz"):
         write_features(small_network(), "0", batches(), tmp_path / "features.npz")
     assert [one.name for one in tmp_path.iterdir()] == ["features.npz"]
+
+
+def test_a_folder_that_is_a_file_is_told(tmp_path):
+    (tmp_path / "results").write_text("no folder")
+    with pytest.raises(FileExistsError, match="results"):
+        write_features(small_network(), "0", batches(), tmp_path / "results" / "features.npz")
+
+
+def test_a_folder_that_nobody_may_write_is_told_as_itself(tmp_path, monkeypatch):
+    """What is dropped after it is not there, and says nothing."""
+    monkeypatch.setattr("runmanager.training.features.temporary_for", lambda file: tmp_path / "file" / "temporary")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(NotADirectoryError) as told:
+        write_features(small_network(), "0", batches(), tmp_path / "features.npz")
+    assert told.value.__context__ is None

@@ -13,6 +13,7 @@ from runmanager.data.resident import resident
 from runmanager.data.splits import DataError, Splits
 from runmanager.training.loaded import LoadedData
 from runmanager.training.reads import recorded
+from runmanager.training.rehearsal import whole
 
 HERE = Path()
 
@@ -281,3 +282,9 @@ def test_after_a_normalisation_that_makes_no_sense_the_next_run_goes_well():
     with pytest.raises(DataError, match="3 means"):
         get(data, load, run, normalize=((0.5,) * 3, (0.5,) * 3))
     assert read(get(data, load, run, normalize="measured")) == once
+
+
+def test_parts_of_normalised_data_are_parts_of_one_data_set():
+    data = TensorDataset(torch.rand(20, 2), torch.arange(20) % 2)
+    splits = get(LoadedData(), lambda run: Splits(data), runs(lr=[1])[0], normalize="measured")
+    assert whole(splits.train) is whole(splits.validation) is data

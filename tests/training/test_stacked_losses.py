@@ -37,6 +37,11 @@ FOR_CLASSES = {
     "in partials": [partial(F.cross_entropy, label_smoothing=one) for one in (0.0, 0.1, 0.5)],
     "of several makes": [F.cross_entropy, nn.CrossEntropyLoss(), partial(F.cross_entropy, label_smoothing=0.1)],
     "class weights of their own": [nn.CrossEntropyLoss(weight=weight) for weight in WEIGHTS],
+    "class weights or none": [
+        F.cross_entropy,
+        nn.CrossEntropyLoss(WEIGHTS[1]),
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+    ],
     "one class weight": [nn.CrossEntropyLoss(weight=WEIGHTS[0]) for _ in range(SIZE)],
     "class weights in partials": [partial(F.cross_entropy, weight=weight) for weight in WEIGHTS],
     "sums": [nn.CrossEntropyLoss(reduction="sum") for _ in range(SIZE)],
@@ -51,6 +56,7 @@ FOR_NUMBERS = {
     "huber": of_float(nn.HuberLoss, delta=0.3),
     "huber, each its own": [nn.HuberLoss(delta=delta) for delta in (0.1, 0.5, 2.0)],
     "binary": [nn.BCEWithLogitsLoss(pos_weight=weight) for weight in WEIGHTS],
+    "soft classes and class weights": [nn.CrossEntropyLoss(WEIGHTS[n], label_smoothing=n / 10) for n in range(SIZE)],
     "soft classes": [nn.CrossEntropyLoss(label_smoothing=one) for one in (0.0, 0.1, 0.5)],
 }
 
@@ -128,6 +134,7 @@ def test_a_hook_of_a_loss_is_called():
         (FOR_CLASSES["smoothings of their own"], CrossEntropy),
         (FOR_NUMBERS["squares"], InOneCall),
         (FOR_CLASSES["class weights of their own"], CrossEntropy),
+        (FOR_CLASSES["class weights or none"], CrossEntropy),
         (FOR_CLASSES["one's own function"], OneByOne),
     ],
 )

@@ -370,7 +370,10 @@ def test_targets_that_are_no_classes_have_a_loss_and_no_accuracy(tmp_path):
         ({"optimizer": "adm"}, "did you mean 'Adam'?"),
         ({"optimizer": lambda run, network: None}, "not a torch.optim.Optimizer"),
         ({"optimizer": lambda run, network: run.momentum}, "the grid has lr; add momentum=[0.9]"),
-        ({"scheduler": torch.optim.lr_scheduler.StepLR}, "StepLR needs step_size, and the grid has lr; add step_size=[10]"),
+        (
+            {"scheduler": torch.optim.lr_scheduler.StepLR},
+            "StepLR needs step_size, and the grid has lr; add step_size=[10]",
+        ),
         ({"scheduler": "cosin"}, "did you mean 'cosine'?"),
         ({"scheduler": lambda run, optimizer: None}, "not one of torch.optim.lr_scheduler"),
         ({"scheduler": lambda run, optimizer: run.gamma}, "the scheduler reads run.gamma, but the grid has lr"),
@@ -391,12 +394,25 @@ def test_targets_that_are_no_classes_have_a_loss_and_no_accuracy(tmp_path):
         ({"data": (INPUTS, TARGETS[:3])}, "61 inputs but 3 targets"),
         ({"data": TensorDataset(INPUTS)}, "(inputs, targets)"),
         ({"network": lambda: nn.Linear(5, 2)}, "inputs [2, 4], targets [2] do not go through"),
+        ({"show_predictions": 4}, "show_predictions: the predictions cannot be shown: inputs have shape [2, 4]"),
+        ({"normalize": "mean"}, "normalize='mean' is unknown; give \"measured\", or (means, stds)"),
+        ({"normalize": ((0.5, 0.5), (0.1, 0.1))}, "normalize has 2 means, but inputs [4] have 4 channels"),
+        ({"normalize": (0.5, 0)}, "normalize has a std of 0"),
     ],
 )
 def test_a_fault_is_found_before_training_and_says_what_to_write(parts, said, tmp_path):
     faults = trainer(**parts).faults([run_of()], 0, tmp_path)
     assert len(faults) == 1
     assert said in faults[0]
+
+
+def test_without_names_a_network_may_have_more_outputs_than_there_are_classes_in_the_data(tmp_path):
+    training = trainer(network=lambda: nn.Linear(4, 3), metrics=["per_class"])
+    assert training.faults([run_of()], 0, tmp_path) == []
+    (row, *_) = rows_of(training, run_of(), tmp_path)
+    assert [name for name in row if name.startswith("val_accuracy/")] == [
+        f"val_accuracy/{number}" for number in range(3)
+    ]
 
 
 def test_faults_of_several_parts_are_found_together(tmp_path):
@@ -426,6 +442,46 @@ def test_a_fault_of_one_value_alone_is_found(tmp_path):
 def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
     runs = RunBuilder.get_runs({"lr": [0.1], "batch_size": list(np.array([10, 20]))})
     assert trainer(batch_size=None).faults(runs, 0, tmp_path) == []
+
+
+OF_NO_RUN = {
+    "metrics": [lambda preds, labels: preds.mean(), MulticlassF1Score(3), [lambda preds, labels: preds.mean()]],
+    "init": [nn.init.zeros_, nn.init.xavier_uniform_],
+    "class_weights": [np.array([1.0, 2.0, 1.0]), torch.tensor([1.0, 2.0, 1.0])],
+    "clip_norm": [np.float64(0.5), torch.tensor(0.5)],
+    "head": [lambda: 3, lambda run: 3],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, one) for name, values in OF_NO_RUN.items() for one in values])
+def test_what_can_be_called_or_has_many_numbers_is_taken_as_what_it_is(name, value, tmp_path):
+    assert trainer(**{name: value}).faults([run_of()], 0, tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["warmup", "accumulate", "no_decay", "channels_last", "devices", "deterministic", "mixup"])
+def test_none_in_a_grid_is_as_if_it_were_not_there(name, tmp_path):
+    (run,) = RunBuilder.get_runs({"lr": [0.1], name: [None]})
+    assert trainer().faults([run], 0, tmp_path) == []
+    assert trainer().setting(name, run) == trainer().setting(name, run_of())
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size"])
+def test_none_in_a_grid_is_refused_where_there_is_no_default(name, tmp_path):
+    (run,) = RunBuilder.get_runs({"lr": [0.1], name: [None]})
+    faults = trainer(**{name: None}).faults([run], 0, tmp_path)
+    assert f"{name}=None is not a whole number of 1 or more" in faults
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("compile", 0), ("compile", ""), ("metrics", 0), ("metrics", ""), ("metrics", False)]
+)
+def test_what_is_false_but_not_off_is_refused(name, value, tmp_path):
+    assert any(f"{name}={value!r}" in fault for fault in trainer(**{name: value}).faults([run_of()], 0, tmp_path))
+
+
+def test_a_device_without_end_is_refused_like_any_unknown_one():
+    with pytest.raises(TrainerError, match="is unknown; choose 'cuda', 'mps' or 'cpu'"):
+        trainer(device=10**30).device(run_of())
 
 
 def test_a_device_that_is_not_here_is_refused():

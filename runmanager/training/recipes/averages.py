@@ -50,6 +50,11 @@ class Average:
         """The network with averaged weights, to be evaluated and kept; None before the first was averaged."""
         return None if self._averaged is None else self._averaged.module
 
+    @property
+    def first_epoch(self) -> int:
+        """At whose end there is an average."""
+        return self._start if self.kind == "swa" else 1
+
     def after_step(self) -> None:
         """To be called after every step of the optimizer."""
         if self.kind == "ema":
@@ -80,12 +85,13 @@ class Average:
     def refresh(self, batches: Iterable[Tensor]) -> None:
         """Measures the statistics of the averaged network's BatchNorm layers on training inputs, one pass over them.
 
-        Modes of modules and random numbers are as before. Nothing is read where there is no such layer, or no average yet.
+        Modes of modules and random numbers are as before. Nothing is read where there is no such layer, no average yet, or
+        one that averages the statistics as well.
 
         Args:
             batches: inputs on the network's device, [N, ...] each; in an order that no run's random numbers are drawn for.
         """
-        if self._averaged is None:
+        if self._averaged is None or self.kind == "ema":
             return
         network = self._averaged.module
         modes = {module: module.training for module in network.modules()}

@@ -28,6 +28,7 @@ _INSTEAD = {  # how torch's operations begin, and what has no such fault
     "median": "sort or quantile",
     "embedding_bag": "Embedding and amax",
 }
+_is_fixed = False  # whether cuBLAS can only have started with its workspace fixed
 _NAMED = re.compile(r"(\S+) does not have a deterministic implementation")
 
 
@@ -44,7 +45,7 @@ def strict(is_on: bool = True) -> Iterator[list[str]]:
     if not is_on:
         yield []
         return
-    with _deterministic(warn_only=False), _workspace() as late:
+    with _deterministic(warn_only=False), workspace() as late:
         yield late
 
 
@@ -63,16 +64,23 @@ def _deterministic(warn_only: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _workspace() -> Iterator[list[str]]:
-    """Sets cuBLAS's variable where nobody has."""
+def workspace() -> Iterator[list[str]]:
+    """Sets cuBLAS's variable where nobody has; it has to be set when cuBLAS starts, at the first operation on a GPU.
+
+    Yields:
+        Lines to show where it may have started before that.
+    """
+    global _is_fixed
     if _WORKSPACE in os.environ:
         yield []
         return
+    _is_fixed = _is_fixed or not torch.cuda.is_initialized()
     os.environ[_WORKSPACE] = _FIXED
     try:
-        yield [_too_late()] if torch.cuda.is_initialized() else []
+        yield [] if _is_fixed else [_too_late()]
     finally:
         os.environ.pop(_WORKSPACE, None)
+        _is_fixed = _is_fixed and torch.cuda.is_initialized()  # else it starts later, without
 
 
 def _too_late() -> str:
@@ -88,7 +96,7 @@ def faults(step: Callable[[], object]) -> list[str]:
     Args:
         step: takes one step, on a network that may be changed by it.
     """
-    with _deterministic(warn_only=True), _workspace(), warnings.catch_warnings(record=True) as caught:
+    with _deterministic(warn_only=True), workspace(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         step()
     found = {_fault(str(warning.message)): None for warning in caught}

@@ -44,13 +44,15 @@ class Unfreezing:
 
         Args:
             network: the network that it will be asked about, or another one like it.
-            due: patterns by the epoch, counted from 1, in which they are trained for the first time.
+            due: patterns by the epoch, counted from 1, in which they are trained for the first time; a grid, whose values are
+                those of JSON, has the epoch as a string, {"3": "layer4.*"}.
 
         Raises:
             TrainerError: an epoch is no whole number of 2 or more, or a pattern is that of no parameter.
         """
         if not isinstance(due, Mapping):
             raise TrainerError(f"unfreeze={due!r:.80} does not say when; write unfreeze={{3: 'layer4.*'}} for epoch 3")
+        due = {int(epoch) if _is_decimal(epoch) else epoch: patterns for epoch, patterns in due.items()}
         for epoch in due:
             if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 2:
                 raise TrainerError(
@@ -69,6 +71,10 @@ class Unfreezing:
         frozen = {name for name, param in network.named_parameters() if not param.requires_grad}
         due = [name for at, names in self._due.items() if at <= epoch for name in names if name in frozen]
         return _set(network, list(dict.fromkeys(due)), True)
+
+
+def _is_decimal(epoch: Any) -> bool:
+    return isinstance(epoch, str) and epoch.isascii() and epoch.isdecimal()
 
 
 def check_trainable(network: Module, unfreezing: Unfreezing | None = None) -> None:
@@ -99,6 +105,16 @@ def matching(network: Module, patterns: Any, setting: str) -> list[str]:
         if not isinstance(pattern, str) or not any(fnmatchcase(name, pattern) for name in names):
             raise TrainerError(no_match(setting, pattern, network))
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def in_short(network: Module, names: Iterable[str]) -> str:
+    """Names of parameters in few words: `conv1.*, layer1.*, fc.bias`; an outermost layer that has all of its own is one pattern."""
+    chosen = set(names)
+    told: dict[str, None] = {}
+    for glob in _globs(network):
+        own = [name for name, _ in network.named_parameters() if fnmatchcase(name, glob)]
+        told.update(dict.fromkeys([glob] if chosen.issuperset(own) else [name for name in own if name in chosen]))
+    return ", ".join(told)
 
 
 def no_match(setting: str, pattern: Any, network: Module) -> str:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Module
 
-from runmanager.training.recipes.naming import as_list, chosen, filled
-from runmanager.training.settings import TrainerError
+from runmanager.training.recipes.naming import as_list, chosen, filled, kind_of, short_name
+from runmanager.training.settings import TrainerError, nearest
 from runmanager.training.steppers import Loss
 
 _NOT_FROM_THE_GRID = ("weight", "reduction", "size_average", "reduce")
@@ -20,6 +20,9 @@ _NOT_FROM_THE_GRID = ("weight", "reduction", "size_average", "reduce")
 
 _FOR_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, nn.MultiLabelSoftMarginLoss)
 """Of torch's losses those whose `weight` is one number for each class; that of others is for the elements of a batch."""
+
+_OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
+"""Of torch's losses those that pass over one class, `ignore_index`, and refuse any that has no output."""
 
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -55,12 +58,14 @@ def build_loss(
     """
     given = chosen("loss", loss, _choices()) if isinstance(loss, str) else loss
     if not callable(given):
-        raise TrainerError(f"loss={_name(given)} is no function of predictions and targets; write loss=F.cross_entropy")
+        raise TrainerError(
+            f"loss={short_name(given)} is no function of predictions and targets; write loss=F.cross_entropy"
+        )
     from_run = _is_of_run(given)
     if from_run:
         given = given(run)
     if not callable(given):
-        raise TrainerError(f"the loss function of the run returned {_name(given)}, which cannot be called")
+        raise TrainerError(f"the loss function of the run returned {short_name(given)}, which cannot be called")
     if class_weights is not None:
         given = _weighted(given, weights_of(class_weights, targets, num_classes).to(device or "cpu"))
     made = _bound(given, {}) if from_run else _made(given, run, device)
@@ -103,6 +108,7 @@ def weights_of(class_weights: Any, targets: Callable[[], Tensor] | None, num_cla
         if class_weights.lower() != "balanced":
             raise TrainerError(
                 f"class_weights={class_weights!r} is unknown; choose 'balanced' or a number for each class"
+                f"{nearest(class_weights, ['balanced'])}"
             )
         if targets is None:
             raise TrainerError("class_weights='balanced' needs the training targets; give a number for each class")
@@ -110,6 +116,15 @@ def weights_of(class_weights: Any, targets: Callable[[], Tensor] | None, num_cla
     weights = _numbers(class_weights)
     _refuse_length(weights, targets, num_classes)
     return weights
+
+
+def ignored_class(loss: Any) -> int | None:
+    """The class that cross entropy or negative log likelihood passes over; None for other losses."""
+    if isinstance(loss, _OVER_CLASSES):
+        return loss.ignore_index
+    if kind_of(loss) not in (F.cross_entropy, F.nll_loss):
+        return None
+    return int(getattr(loss, "keywords", {}).get("ignore_index", -100))
 
 
 def _numbers(class_weights: Any) -> Tensor:
@@ -141,12 +156,12 @@ def _weighted(loss: Any, weight: Tensor) -> Any:
     if not _takes_weights(loss):
         names = ", ".join(kind.__name__ for kind in _FOR_CLASSES)
         raise TrainerError(
-            f"class_weights goes with losses that have a weight for each class, and {_name(_function(loss))} has none; "
+            f"class_weights goes with losses that have a weight for each class, and {short_name(loss)} has none; "
             f"choose {names}, or a loss of your own with an argument weight"
         )
     has_own = loss.weight if isinstance(loss, Module) else getattr(loss, "keywords", {}).get("weight")
     if has_own is not None:
-        raise TrainerError(f"loss={_name(_function(loss))} has a weight of its own; leave that out, or class_weights")
+        raise TrainerError(f"loss={short_name(loss)} has a weight of its own; leave that out, or class_weights")
     if not isinstance(loss, Module):
         return partial(loss, weight=weight)
     loss = copy.deepcopy(loss)
@@ -157,7 +172,7 @@ def _weighted(loss: Any, weight: Tensor) -> Any:
 def _takes_weights(loss: Any) -> bool:
     if isinstance(loss, Module):
         return isinstance(loss, _FOR_CLASSES) if _is_torchs(type(loss)) else hasattr(loss, "weight")
-    function = _function(loss)
+    function = kind_of(loss)
     if _is_torchs(function):
         return _class_of(function) in _FOR_CLASSES
     return "weight" in _names(function)
@@ -167,11 +182,11 @@ def _made(loss: Any, run: Any, device: torch.device | None) -> Any:
     """The loss with the run's hyperparameters."""
     if isinstance(loss, Module):
         return copy.deepcopy(loss)  # its buffers may change while a run is trained
-    is_class = isinstance(_function(loss), type)
+    is_class = isinstance(kind_of(loss), type)
     by_caller = [] if is_class else [param.name for param in _params(loss) if param.kind in _BY_POSITION][:2]
-    by_others = _NOT_FROM_THE_GRID if _is_torchs(_function(loss)) else ()
+    by_others = _NOT_FROM_THE_GRID if _is_torchs(kind_of(loss)) else ()
     keywords = filled(loss, run, leave_out=(*by_caller, *by_others))
-    if _is_torchs(_function(loss)):
+    if _is_torchs(kind_of(loss)):
         usual = {param.name: param.default for param in _params(loss)}
         keywords = {name: usual[name] if value is None else value for name, value in keywords.items()}
         keywords = _checked(keywords, device)
@@ -180,16 +195,16 @@ def _made(loss: Any, run: Any, device: torch.device | None) -> Any:
         return loss(**{missing[0]: run}, **keywords)
     if missing:
         hint = ", ".join(f"{name}=[...]" for name in missing)
-        raise TrainerError(f"loss={_name(_function(loss))} wants {', '.join(missing)}, not in the grid; add {hint}")
+        raise TrainerError(f"loss={short_name(loss)} wants {', '.join(missing)}, not in the grid; add {hint}")
     return _bound(loss, keywords)
 
 
 def _bound(loss: Any, keywords: dict[str, Any]) -> Any:
     """A loss of predictions and targets: an object of the class, or the function with its arguments."""
-    if isinstance(_function(loss), type):
+    if isinstance(kind_of(loss), type):
         return _called(loss, keywords)
     given = {**getattr(loss, "keywords", {}), **keywords}
-    kind = _class_of(_function(loss))
+    kind = _class_of(kind_of(loss))
     if kind is not None and given and not getattr(loss, "args", ()) and given.keys() <= set(_names(kind)):
         return _called(kind, given)
     return partial(loss, **keywords) if keywords else loss
@@ -200,10 +215,10 @@ def _called(kind: Any, keywords: dict[str, Any]) -> Any:
     try:
         return kind(**keywords)
     except (TypeError, ValueError, AssertionError) as error:
-        if not _is_torchs(_function(kind)):
+        if not _is_torchs(kind_of(kind)):
             raise
         values = ", ".join(f"{name}={value!r}" for name, value in keywords.items())
-        raise TrainerError(f"loss={_name(_function(kind))} cannot be made with {values}: {error}") from error
+        raise TrainerError(f"loss={short_name(kind)} cannot be made with {values}: {error}") from error
 
 
 def _checked(keywords: dict[str, Any], device: torch.device | None) -> dict[str, Any]:
@@ -263,16 +278,11 @@ def _is_torchs(value: Any) -> bool:
 
 def _is_of_run(loss: Any) -> bool:
     """Whether it is a function of one argument, the run."""
-    if isinstance(loss, Module) or isinstance(_function(loss), type):
+    if isinstance(loss, Module) or isinstance(kind_of(loss), type):
         return False
     params = _params(loss)
     needed = [one for one in params if one.kind in _BY_POSITION and one.default is inspect.Parameter.empty]
     return len(needed) == 1
-
-
-def _function(loss: Any) -> Any:
-    """What a partial calls; anything else itself."""
-    return loss.func if isinstance(loss, partial) else loss
 
 
 def _params(function: Any) -> list[inspect.Parameter]:
@@ -290,7 +300,3 @@ def _required(function: Any) -> list[str]:
     """The arguments that a call must give."""
     kinds = (*_BY_POSITION, inspect.Parameter.KEYWORD_ONLY)
     return [one.name for one in _params(function) if one.kind in kinds and one.default is inspect.Parameter.empty]
-
-
-def _name(value: Any) -> str:
-    return getattr(value, "__qualname__", None) or f"a {type(value).__name__}"

@@ -4,6 +4,8 @@ import copy
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,7 +53,9 @@ class Metrics:
         given = [_given(spec) for spec in specs if not isinstance(spec, str)]
         self._objects = {name: _own(spec, device) for name, spec in given if _is_torchmetrics(spec)}
         self._functions = {name: spec for name, spec in given if not _is_torchmetrics(spec)}
-        _refuse_twice([*(f"{one.name}" for one in self._named), *(name for name, _ in given)])
+        self.names = [*(one.name for one in self._named), *(name for name, _ in given)]
+        """What was asked for."""
+        _refuse_twice(self.names)
         for one in self._named:
             check_top(one, num_classes)
         self._of_classes = ClassMetrics([one for one in self._named if one.base not in REGRESSION], device)
@@ -98,61 +102,73 @@ class Metrics:
             self._is_checked = True
 
     def _check_values(self, preds: Tensor, targets: Tensor) -> None:
-        """Refuses what gives no numbers, after the first batch. What fails is not judged: a batch may be too little for it."""
-        tried: dict[str, Callable[[], Any]] = {
-            name: copy.deepcopy(metric).compute for name, metric in self._objects.items()
-        }
-        for name, function in self._functions.items():
-            tried[name] = lambda function=function: function(*self._kept[0])  # type: ignore[misc]
-        for name, compute in tried.items():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    value = compute()
-                except Exception:  # noqa: BLE001 (it fails again at the end of the epoch, if it does so with all of it)
-                    continue
+        """Refuses what gives no numbers, after the first batch."""
+        for name, value in self._tried().items():
             try:
-                dict(_numbers(name, value, self._columns()))
+                _numbers(name, value, self._columns())
             except MetricError as error:
                 raise MetricError(f"{error} (of a batch of {shapes(preds, targets)})") from None
+
+    def _tried(self) -> dict[str, Any]:
+        """What the objects and functions make of the first batch. What raises is left out: a batch may be too little for it."""
+        calls: dict[str, Callable[[], Any]] = {
+            name: copy.deepcopy(metric).compute for name, metric in self._objects.items()
+        }
+        calls |= {name: partial(function, *self._kept[0]) for name, function in self._functions.items()}
+        values: dict[str, Any] = {}
+        for name, compute in calls.items():
+            with warnings.catch_warnings(), suppress(Exception):  # it raises again, if it does so with all of the epoch
+                warnings.simplefilter("ignore")
+                values[name] = compute()
+        return values
+
+    def value_names(self) -> list[str]:
+        """The names of the values, as far as the first batch tells; a metric that it is too little for is there by its own."""
+        names, tried = list(self._named_values()), self._tried()
+        for name, metric in {**self._objects, **self._functions}.items():
+            unknown = list(metric.keys()) if hasattr(metric, "keys") else [name]
+            names += _numbers(name, tried[name], self._columns()) if name in tried else unknown
+        return names
 
     def compute(self) -> dict[str, float]:
         """The values of what was added, by name; those of each class as `accuracy/<class>`. Waits for the device.
 
         Raises:
-            MetricError: one is no number.
+            MetricError: one is no number, or cannot be computed.
         """
         if not self._has_batches:
             return {}
-        found = dict(self._of_classes.compute())
-        found |= values_of(self._of_values) if self._of_values is not None else {}
-        self._note(found)
+        values = self._named_values()
+        calls: dict[str, Callable[[], Any]] = {name: metric.compute for name, metric in self._objects.items()}
+        if self._functions:
+            all_of_it = [torch.cat(kept) for kept in zip(*self._kept, strict=True)]
+            calls |= {name: partial(function, *all_of_it) for name, function in self._functions.items()}
+        for name, call in calls.items():
+            values |= _numbers(name, _computed(name, call), self._columns())
+        return values
+
+    def _named_values(self) -> dict[str, float]:
+        found = self._of_classes.compute()
+        self.confusion = found["confusion"].long() if "confusion" in found else None
+        self.notes = list(_notes(self._named, self._of_classes.counts(), self._names()))
+        if "kappa" in found and found["kappa"].isnan():
+            found["kappa"] = found["kappa"].nan_to_num(0.0)
+            self.notes.append("kappa: all samples and all predictions are of one class, counted as 0")
+        if self._of_values is not None:
+            of_values, notes = values_of(self._of_values)
+            found |= of_values
+            self.notes += notes
         values: dict[str, float] = {}
         for one in self._named:
             if one.base != "confusion":
                 values |= _numbers(one.column, found[key_of(one)], self._columns())
-        for name, metric in self._objects.items():
-            values |= _numbers(name, metric.compute(), self._columns())
-        if self._functions:
-            preds, targets = (torch.cat(kept) for kept in zip(*self._kept, strict=True))
-            for name, function in self._functions.items():
-                values |= _numbers(name, function(preds, targets), self._columns())
         return values
 
-    def _note(self, found: dict[str, Any]) -> None:
-        """What was counted as 0 because there is nothing to divide by."""
-        self.confusion = found["confusion"].cpu() if "confusion" in found else None
-        names = list(self._classes or map(str, range(self._num_classes or 0)))
-        self.notes = list(_notes(self._named, self._of_classes.counts(), names))
-        for key, value in found.items():
-            if key == "kappa" and value.isnan():
-                found[key] = value.nan_to_num(0.0)
-                self.notes.append("kappa: all samples and all predictions are of one class, counted as 0")
-            elif key == "r2" and value.isnan():
-                self.notes.append("r2: there are not two samples to compare, so that it is not known")
+    def _names(self) -> list[str]:
+        return list(self._classes or map(str, range(self._num_classes or 0)))
 
     def _columns(self) -> list[str]:
-        return class_columns(self._classes or [str(number) for number in range(self._num_classes or 0)])
+        return class_columns(self._names())
 
 
 def _given(spec: Any) -> tuple[str, Any]:
@@ -199,6 +215,13 @@ def _update(name: str, metric: Any, preds: Tensor, targets: Tensor) -> None:
         raise MetricError(
             f"metrics={name} cannot take the batch {shapes(preds, targets)} (targets like {first(targets)}): {error}"
         ) from error
+
+
+def _computed(name: str, compute: Callable[[], Any]) -> Any:
+    try:
+        return compute()
+    except Exception as error:
+        raise MetricError(f"metrics={name} raised {type(error).__name__}: {error}") from error
 
 
 def _numbers(name: str, value: Any, columns: Sequence[str]) -> dict[str, float]:

@@ -1,15 +1,13 @@
 """The metric by which epochs are compared, and which of its directions is the better one."""
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from runmanager.tracking.rows import ways_told
 from runmanager.training.recipes.naming import unknown
 from runmanager.training.settings import TrainerError
 
-_MIN = re.compile(r"loss|error|mae|mse|rmse|perplexity")
-_MAX = re.compile(r"accuracy|precision|recall|f\d+(\.\d+)?|fbeta|kappa|iou|top\d*|r2|auc|auroc|dice")
 _MODES = ("min", "max")
 
 
@@ -58,10 +56,9 @@ def parse(value: Any) -> Monitor:
 
 
 def _mode_of(name: str) -> str:
-    words = name.lower().split("_")
-    modes = {mode for mode, known in (("min", _MIN), ("max", _MAX)) if any(map(known.fullmatch, words))}
-    if len(modes) != 1 or "neg" in words:
+    ways = ways_told(name.split("/")[0]) or ways_told(name)  # behind the slash may be a class
+    if len(ways) != 1:
         raise TrainerError(
             f"monitor={name!r} does not tell whether less or more is better; say ({name!r}, 'max') or ({name!r}, 'min')"
         )
-    return modes.pop()
+    return ways.pop()

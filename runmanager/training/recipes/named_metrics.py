@@ -1,5 +1,6 @@
 """The metrics that have a name, as torchmetrics' objects. torchmetrics is imported when the first is made."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric, MetricCollection
 
 _FROM_COUNTS = {"accuracy", "precision", "recall", "f"}  # computed from the same hits and misses
-_FROM_TABLE = {"kappa", "iou", "confusion"}  # computed from the same confusion matrix
+_FROM_TABLE = {"kappa", "confusion"}  # computed from the same confusion matrix
 
 
 class ClassMetrics:
@@ -37,12 +38,16 @@ class ClassMetrics:
         self._metrics.update(preds, targets)
 
     def compute(self) -> dict[str, Tensor]:
-        """Their values by key; of each class where they are of each class."""
-        return {} if self._metrics is None else dict(self._metrics.compute())
+        """Their values by key, on the host; of each class where they are of each class."""
+        if self._metrics is None:
+            return {}
+        values = {name: _in_double(one) for name, one in self._metrics.items()}
+        ious = [one for one in self.wanted if one.base == "iou"]
+        return values | {key_of(one): _iou(values["counts"], one.average) for one in ious}
 
     def counts(self) -> Tensor | None:
         """Of each class what was rightly and wrongly taken for it, rightly and wrongly not, and how many there are [C, 5]."""
-        return None if self._metrics is None else self._metrics["counts"].compute().cpu()
+        return None if self._metrics is None else _in_double(self._metrics["counts"]).long()
 
     def reset(self) -> None:
         """Begins an epoch."""
@@ -50,11 +55,36 @@ class ClassMetrics:
             self._metrics.reset()
 
 
+def _in_double(metric: "Metric") -> Tensor:
+    """What a metric computes of its counts; in float64, where torchmetrics divides whole numbers in float32."""
+    wide = copy.deepcopy(metric).cpu()
+    for name, counts in wide.metric_state.items():
+        setattr(wide, name, counts.double())  # type: ignore[union-attr]
+    value: Tensor = wide.compute()
+    return value
+
+
+def _iou(counts: Tensor, average: str) -> Tensor:
+    """Intersection over union of the counts [C, 5]: hits / (hits + wrongly taken + wrongly not).
+
+    torchmetrics divides in float32. Of a class that is nowhere it is 0, and the mean over the classes leaves it out.
+    """
+    hits, wrongly_taken, _, missed, samples = counts.unbind(1)
+    if average == "micro":
+        hits, wrongly_taken, missed = hits.sum(), wrongly_taken.sum(), missed.sum()
+    union = hits + wrongly_taken + missed
+    each = hits / union.clamp(min=1)
+    if average == "weighted":
+        return (each * samples).sum() / samples.sum().clamp(min=1)
+    return each[union > 0].mean().nan_to_num(0.0) if average == "macro" else each
+
+
 def _of_classes(wanted: Sequence[Named], num_classes: int) -> "MetricCollection":
     """torchmetrics' objects; what is computed from the same counts is counted once."""
     from torchmetrics import Metric, MetricCollection
     from torchmetrics.classification import MulticlassStatScores
 
+    wanted = [one for one in wanted if one.base != "iou"]
     made: dict[str, Metric | MetricCollection] = {key_of(one): _made(one, num_classes) for one in wanted}
     made["counts"] = MulticlassStatScores(num_classes, average="none", validate_args=False, sync_on_compute=False)
     groups: dict[Any, list[str]] = {"classes": ["counts"]}
@@ -87,7 +117,6 @@ def _made(one: Named, num_classes: int) -> "Metric":
     kinds: dict[str, Callable[..., Metric]] = {
         "precision": classification.MulticlassPrecision,
         "recall": classification.MulticlassRecall,
-        "iou": classification.MulticlassJaccardIndex,
     }
     return kinds[one.base](**options)
 
@@ -108,12 +137,28 @@ def value_metrics(wanted: Sequence[Named], device: torch.device) -> "MetricColle
     return made.to(device).set_dtype(torch.float32 if device.type == "mps" else torch.float64)
 
 
-def values_of(metrics: "MetricCollection") -> dict[str, Tensor]:
-    """What the metrics of regression come to; R2, which torchmetrics refuses of one sample, is NaN there."""
-    return {
-        name: torch.tensor(math.nan) if name == "r2" and metric.total < 2 else metric.compute()
-        for name, metric in metrics.items()
-    }
+def values_of(metrics: "MetricCollection") -> tuple[dict[str, Tensor], list[str]]:
+    """What the metrics of regression come to, and what has to be said of it."""
+    values = {name: metric.compute() for name, metric in metrics.items() if name != "r2"}
+    if "r2" not in metrics:
+        return values, []
+    values["r2"], note = _r2(metrics["r2"])
+    return values, [note] if note else []
+
+
+def _r2(metric: Any) -> tuple[Tensor, str | None]:
+    """R2 from torchmetrics' sums, the mean over the values of a sample.
+
+    Its own `compute` takes every residual below 1e-4 for none, whatever the targets' scale, and refuses a single sample.
+    """
+    if metric.total < 2:
+        return torch.tensor(math.nan), "r2: there are not two samples to compare, so that it is not known"
+    residual = metric.residual
+    spread = metric.sum_squared_error - metric.sum_error**2 / metric.total
+    is_constant = spread <= 1e-12 * metric.sum_squared_error  # what rounding leaves
+    r2 = torch.where(is_constant, (residual == 0).to(residual), 1 - residual / spread.where(~is_constant, 1))
+    note = "r2: all targets are the same, counted as 0" if bool((is_constant & (residual > 0)).any()) else None
+    return r2.mean(), note
 
 
 def key_of(one: Named) -> str:

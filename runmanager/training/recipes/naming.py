@@ -56,3 +56,33 @@ def _plain(value: Any) -> Any:
 def as_list(value: Any) -> list[Any]:
     """One value or several of them."""
     return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def kind_of(make: Any) -> Any:
+    """What a partial is of; anything else as it is."""
+    return make.func if isinstance(make, partial) else make
+
+
+def is_class(make: Any, base: type | tuple[type, ...]) -> bool:
+    """Whether it is a class that comes from `base`, or a partial of one."""
+    kind = kind_of(make)
+    return isinstance(kind, type) and issubclass(kind, base)
+
+
+def lacking(make: Callable[..., Any], given: Iterable[str]) -> list[str]:
+    """The arguments, behind the first, that a class or a partial must have and that nobody gives."""
+    _, *params = inspect.signature(make).parameters.values()
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [one.name for one in params if one.default is inspect.Parameter.empty and one.kind not in variadic]
+    return [name for name in needed if name not in {*given}]
+
+
+def short_name(value: Any) -> str:
+    """What a class, a function or a partial of one is called; of anything else, what it is."""
+    value = kind_of(value)
+    return getattr(value, "__qualname__", None) or f"a {type(value).__name__}"
+
+
+def listed(arguments: Mapping[str, Any]) -> str:
+    """Arguments as a call has them."""
+    return ", ".join(f"{name}={value!r:.60}" for name, value in arguments.items()) or "its defaults"

@@ -13,7 +13,7 @@ import torch
 from torch.nn import Conv2d, LazyConv2d, LazyLinear, Linear, Module
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from runmanager.training.recipes.naming import filled, unknown
+from runmanager.training.recipes.naming import filled, short_name, unknown
 from runmanager.training.settings import TrainerError
 
 _EXAMPLES = "resnet18, mobilenet_v3_small, efficientnet_b0 or vit_b_16"
@@ -40,7 +40,7 @@ def build_network(network: Any, run: Any) -> Module:
     made = _by_name(made, run) if isinstance(made, str) else made
     if not isinstance(made, Module):
         raise TrainerError(
-            f"network={_name(network)} gives {_name(made)}; give a Module class or a function that returns a Module"
+            f"network={short_name(network)} gives {short_name(made)}; give a Module class or a function that returns a Module"
         )
     return made
 
@@ -79,8 +79,8 @@ def _with_run(make: Callable[..., Any], run: Any, place: inspect.Parameter, give
 def _not_given(make: Callable[..., Any], names: list[str]) -> str:
     fixed = ", ".join(f"{name}=..." for name in names)
     return (
-        f"network={_name(make)} needs {' and '.join(names)}, which the grid has not; "
-        f"add {names[0]}=[...] to it, or write network=partial({_name(make)}, {fixed})"
+        f"network={short_name(make)} needs {' and '.join(names)}, which the grid has not; "
+        f"add {names[0]}=[...] to it, or write network=partial({short_name(make)}, {fixed})"
     )
 
 
@@ -181,13 +181,14 @@ def replace_head(network: Module, num_classes: int) -> str:
     heads = [name for name, module in network.named_modules() if _may_be_head(module)]
     if not heads:
         raise TrainerError(
-            f"head={num_classes}: {_name(type(network))} has no Linear and no 1x1 Conv2d to replace; "
+            f"head={num_classes}: {short_name(type(network))} has no Linear and no 1x1 Conv2d to replace; "
             "give it the right number of outputs where you make it"
         )
     name: str = heads[-1]
     if not name:
         raise TrainerError(
-            f"head={num_classes}: the network is one {_name(type(network))} and has no body; make it with {num_classes} outputs"
+            f"head={num_classes}: the network is one {short_name(type(network))} and has no body; "
+            f"make it with {num_classes} outputs"
         )
     network.set_submodule(name, _like(network.get_submodule(name), num_classes))
     return name
@@ -212,8 +213,3 @@ def _like(old: Module, num_outputs: int) -> Module:
     if isinstance(old, LazyConv2d):
         return LazyConv2d(num_outputs, 1, **shape, **place).train(old.training)
     return Conv2d(old.in_channels, num_outputs, 1, **shape, **place).train(old.training)
-
-
-def _name(value: Any) -> str:
-    value = value.func if isinstance(value, partial) else value
-    return getattr(value, "__qualname__", None) or f"a {type(value).__name__}"

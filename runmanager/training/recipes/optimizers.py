@@ -12,7 +12,7 @@ import torch
 from torch.nn import Embedding, EmbeddingBag, Module, Parameter
 from torch.optim import Optimizer, SparseAdam
 
-from runmanager.training.recipes.naming import filled, unknown
+from runmanager.training.recipes.naming import filled, is_class, kind_of, lacking, listed, short_name, unknown
 from runmanager.training.settings import USUAL, TrainerError
 
 _NORM_LAYER = re.compile(r"Norm(\dd)?$")  # BatchNorm2d, LayerNorm, RMSNorm, ...
@@ -66,35 +66,6 @@ def learning_rates(optimizer: Optimizer) -> dict[str, float]:
     names = [group.get("name") for group in groups]
     own = [name if isinstance(name, str) and names.count(name) == 1 else index for index, name in enumerate(names)]
     return {f"learning rate/{name}": float(group["lr"]) for name, group in zip(own, groups, strict=True)}
-
-
-def kind_of(make: Any) -> Any:
-    """What a partial is of; anything else as it is."""
-    return make.func if isinstance(make, partial) else make
-
-
-def is_class(make: Any, base: type | tuple[type, ...]) -> bool:
-    """Whether it is a class that comes from `base`, or a partial of one."""
-    kind = kind_of(make)
-    return isinstance(kind, type) and issubclass(kind, base)
-
-
-def lacking(make: Callable[..., Any], given: Iterable[str]) -> list[str]:
-    """The arguments, behind the first, that a class or a partial must have and that nobody gives."""
-    _, *params = inspect.signature(make).parameters.values()
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [one.name for one in params if one.default is inspect.Parameter.empty and one.kind not in variadic]
-    return [name for name in needed if name not in {*given}]
-
-
-def short_name(value: Any) -> str:
-    """What a class or a function is called; of anything else, what it is."""
-    return getattr(value, "__qualname__", None) or f"a {type(value).__name__}"
-
-
-def listed(arguments: Mapping[str, Any]) -> str:
-    """Arguments as a call has them."""
-    return ", ".join(f"{name}={value!r:.60}" for name, value in arguments.items()) or "its defaults"
 
 
 def _class_of_name(name: str) -> type[Optimizer]:

@@ -34,6 +34,10 @@ class Patience:
             self._best, self._best_epoch, self._num_waited = value, epoch, 0
         else:
             self._num_waited += 1
+        return self.reason()
+
+    def reason(self) -> str | None:
+        """Why the run has to stop as it is, or None; also asked when it is taken up, since it may have been killed just then."""
         return self._reason() if self._num_waited >= self.epochs else None
 
     def _reason(self) -> str:

@@ -43,6 +43,10 @@ class Precision:
         """Steps that were not taken, for gradients that were too large for the precision; waits for the device."""
         return 0
 
+    def skipped_steps(self) -> dict[str, float]:
+        """`skipped steps`, counted since this was asked last; nothing, where no step can be skipped. Waits for the device."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs of it; nothing, where there is no scaler."""
         return {}
@@ -79,6 +83,7 @@ class ScaledPrecision(HalfPrecision):
         super().__init__(device, torch.float16)
         self._scaler = torch.amp.GradScaler(device.type)
         self._num_skipped = torch.zeros((), device=device)  # there, so that counting does not wait
+        self._num_told = 0
 
     def backward(self, loss: Tensor) -> None:
         """See `Precision`."""
@@ -100,6 +105,11 @@ class ScaledPrecision(HalfPrecision):
         """See `Precision`."""
         return int(self._num_skipped.item())
 
+    def skipped_steps(self) -> dict[str, float]:
+        """See `Precision`."""
+        before, self._num_told = self._num_told, self.num_skipped
+        return {"skipped steps": self._num_told - before}
+
     def state_dict(self) -> dict[str, Any]:
         """See `Precision`."""
         return {"scaler": self._scaler.state_dict(), "num_skipped": self.num_skipped}
@@ -110,6 +120,7 @@ class ScaledPrecision(HalfPrecision):
             raise TrainerError("amp='fp16' is set, but the checkpoint has no gradient scaler; put amp back as it was")
         self._scaler.load_state_dict(dict(state["scaler"]))
         self._num_skipped.fill_(state["num_skipped"])
+        self._num_told = state["num_skipped"]
 
 
 def precision_of(amp: str | None, device: torch.device) -> Precision:
@@ -187,12 +198,21 @@ def compiled(network: Module, how: bool | str, device: torch.device) -> None:
     Raises:
         TrainerError: there is no such mode, or no compiler on this machine.
     """
-    fault = compile_fault(how, device)
-    if fault:
-        raise TrainerError(fault)
+    check_compiler(network, how, device)
     if how:
         torch.compiler.reset()
         network.compile(mode="default" if how is True else how, dynamic=False)
+
+
+def check_compiler(network: Module, how: Any, device: torch.device) -> None:
+    """Does all of `compiled` but compiling: refuses what cannot be.
+
+    Raises:
+        TrainerError: there is no such mode, or no compiler on this machine.
+    """
+    fault = compile_fault(how, device)
+    if fault:
+        raise TrainerError(fault)
 
 
 def compile_fault(how: Any, device: torch.device) -> str | None:

@@ -2,9 +2,10 @@
 
 import os
 import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -14,6 +15,7 @@ from runmanager.tracking.temporaries import temporary_for
 if TYPE_CHECKING:
     from torch.profiler import profile, record_function
 
+Item = TypeVar("Item")
 RANGE = "step"
 """What a step is called in the trace."""
 
@@ -38,6 +40,13 @@ class Profile:
         self._is_off = False
         self._profiler: profile | None = None
         self._range: record_function | None = None
+
+    def watched(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """The same batches: what is done with each, until the next is asked for, is a step."""
+        for batch in batches:
+            self.before_step()
+            yield batch
+            self.after_step()
 
     def before_step(self) -> None:
         """To be called before each step of training."""

@@ -4,26 +4,32 @@ The warm-up raises the rates linearly: over N epochs (or steps) they are 1/(N+1)
 the schedule begins behind it.
 """
 
-import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from types import FunctionType
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import (
     ConstantLR,
     CyclicLR,
-    LinearLR,
     LRScheduler,
     OneCycleLR,
     ReduceLROnPlateau,
 )
 
-from runmanager.training.recipes.naming import as_list, chosen, filled, unknown
-from runmanager.training.recipes.optimizers import is_class, kind_of, lacking, listed, short_name
+from runmanager.training.recipes.naming import (
+    as_list,
+    chosen,
+    filled,
+    is_class,
+    kind_of,
+    lacking,
+    listed,
+    short_name,
+    unknown,
+)
+from runmanager.training.recipes.scheduling import Schedule, WarmUp, rates_of
 from runmanager.training.settings import TrainerError
 
 Kind = type[LRScheduler]
@@ -49,7 +55,6 @@ OURS: dict[str, Arguments] = {"linear": {"start_factor": 1.0, "end_factor": 0.0}
 and `constant` leaves it as it is."""
 
 EVERY = ("epoch", "step")
-_WARMUP = "_warmup"  # the state of the warm-up, beside what is the scheduler's
 _BY_STEPS = (OneCycleLR, CyclicLR)
 _TOTAL = {
     "CosineAnnealingLR": "T_max",
@@ -72,97 +77,6 @@ _NO_WARMUP: dict[Kind, str] = {
     OneCycleLR: "begins with a warm-up of its own, as long as pct_start says",
     CyclicLR: "raises the rate by itself, over step_size_up",
 }
-
-
-class Schedule:
-    """A scheduler of torch that is stepped at the right times: at the end of each epoch, or after each step.
-
-    Its state is the scheduler's own, without the functions in it, which the next one has as well.
-    """
-
-    def __init__(self, scheduler: LRScheduler, *, every: str, monitor: str, warmup: "WarmUp | None" = None) -> None:
-        """Takes a scheduler that was just made.
-
-        Args:
-            scheduler: one of torch.optim.lr_scheduler, or what comes from it.
-            every: "epoch" or "step".
-            monitor: the metric that a plateau looks at.
-            warmup: what goes before it; the scheduler waits meanwhile.
-        """
-        self.scheduler, self.every, self.warmup = scheduler, every, warmup
-        self.needs = monitor if isinstance(scheduler, ReduceLROnPlateau) else None
-
-    def after_step(self) -> None:
-        """Called after each step of the optimizer."""
-        if self.every == "step":
-            self._advance()
-
-    def end_epoch(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Called when an epoch has ended, with its metrics; the new rates are those of the next.
-
-        Raises:
-            TrainerError: the metric that it needs is not there.
-        """
-        if self.every != "epoch":
-            return
-        if self.needs is None:
-            self._advance()
-        elif self.needs in metrics:
-            self._advance(metrics[self.needs])
-        else:
-            raise TrainerError(
-                f"the plateau schedule looks at {self.needs}, and epoch {epoch} has {', '.join(metrics) or 'no metrics'}; monitor "
-                "one of these, or hold out validation data"
-            )
-
-    def _advance(self, *metric: float) -> None:
-        if self.warmup is not None and not self.warmup.is_over:
-            self.warmup.step()
-        else:
-            self.scheduler.step(*metric)  # type: ignore[arg-type]  # a plateau takes the metric here
-
-    def state_dict(self) -> dict[str, Any]:
-        """The scheduler's state, and that of the warm-up; what is in it are the live objects, as in torch."""
-        warmup = {} if self.warmup is None else {_WARMUP: _state_of(self.warmup.rising)}
-        return {**_state_of(self.scheduler), **warmup}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Puts back what `state_dict` returned. The rates themselves are in the optimizer's state."""
-        copied = copy.deepcopy(dict(state))
-        warmup = copied.pop(_WARMUP, None)
-        if self.warmup is not None and warmup is not None:
-            self.warmup.rising.load_state_dict(warmup)
-        self.scheduler.load_state_dict(copied)
-
-
-class WarmUp:
-    """Rates that rise linearly to those of a schedule, which takes them exactly as it would without a warm-up.
-
-    SequentialLR of torch does this too, but begins too low with a schedule that goes on from the rate it finds.
-    """
-
-    def __init__(self, optimizer: Optimizer, length: int, rates: list[float]) -> None:
-        """The schedule was just made.
-
-        Args:
-            optimizer: whose rates are the first of the schedule.
-            length: how many epochs or steps it takes.
-            rates: what the rates were before the schedule was made; the rise is towards these.
-        """
-        self._first, self._length = _rates(optimizer), length
-        _set_rates(optimizer, rates)
-        self.rising = LinearLR(optimizer, start_factor=1 / (length + 1), total_iters=length)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it is the schedule's turn."""
-        return self.rising.last_epoch >= self._length
-
-    def step(self) -> None:
-        """One epoch or step of it is done."""
-        self.rising.step()
-        if self.is_over:
-            _set_rates(self.rising.optimizer, self._first)
 
 
 def build_schedule(
@@ -203,7 +117,7 @@ def build_schedule(
         raise TrainerError(unknown("schedule_every", every, EVERY))
     if scheduler is None and not warmup:
         return None
-    rates = _rates(optimizer)
+    rates = rates_of(optimizer)
     make, ours = _make_of(scheduler)
     made = None if make is None or is_class(make, LRScheduler) else _of_function(make, run, optimizer)
     kind = kind_of(make) if made is None else type(made)
@@ -217,7 +131,8 @@ def build_schedule(
         made = _of_class(make, ours, _of_training(kind, optimizer, left, mode), run, optimizer)
     _check_made(made, by, length, monitor, mode)
     optimizer._opt_called = True  # type: ignore[attr-defined]  # else it warns where a scaler leaves out the first step
-    return Schedule(made, every=by, monitor=monitor, warmup=WarmUp(optimizer, warmup, rates) if warmup else None)
+    first = WarmUp(optimizer, warmup, rates) if warmup else None
+    return Schedule(made, every=by, length=length, monitor=monitor, warmup=first)
 
 
 def _make_of(scheduler: Any) -> tuple[Any, Arguments]:
@@ -341,25 +256,3 @@ def _check_made(made: LRScheduler, by: str, length: int, monitor: str, mode: str
             f"the OneCycleLR ends after {made.total_steps} {by}s, and the training has {length}; leave total_steps out, or "
             f"give total_steps={length}" + (', or schedule_every="epoch"' if by == "step" else "")
         )
-
-
-def _rates(optimizer: Optimizer) -> list[float]:
-    return [float(group["lr"]) for group in optimizer.param_groups]
-
-
-def _set_rates(optimizer: Optimizer, rates: list[float]) -> None:
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        if isinstance(group["lr"], Tensor):  # a captured graph may read it there
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
-def _state_of(scheduler: LRScheduler) -> dict[str, Any]:
-    """What a scheduler says of itself, and what those say that it is made of."""
-    state = dict(scheduler.state_dict())
-    if "_schedulers" in state and hasattr(scheduler, "_schedulers"):
-        state["_schedulers"] = [_state_of(one) for one in scheduler._schedulers]
-    if type(scheduler).load_state_dict is LRScheduler.load_state_dict:
-        return {name: value for name, value in state.items() if not isinstance(value, FunctionType)}
-    return state

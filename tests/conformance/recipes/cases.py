@@ -47,10 +47,16 @@ class Plain:
     rows: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, run: Any, make_network: Callable[[], nn.Module] = network, optimizer: Any = sgd) -> "Plain":
+    def begin(
+        cls,
+        run: Any,
+        make_network: Callable[[], nn.Module] = network,
+        optimizer: Any = sgd,
+        data: TensorDataset | None = None,
+    ) -> "Plain":
         """Data, network and optimizer, made after the run's seed; a Trainer draws in the same order."""
         seed = run_seed(SWEEP_SEED, run._asdict())
-        train, validation = stratified_split(TensorDataset(*pictures()), 0.2, SWEEP_SEED)
+        train, validation = stratified_split(data or TensorDataset(*pictures()), 0.2, SWEEP_SEED)
         torch.manual_seed(seed)
         made = make_network()
         order = torch.Generator().manual_seed(seed)
@@ -103,6 +109,10 @@ class Case:
     """What is said where it has no batched form; None where it has."""
     tolerance: float = 1e-5
     """How far a fused run's numbers may be from those alone."""
+    objective: str | None = None
+    leaves_early: bool = False
+    """Whether a run ends before the others, which then go on without it."""
+    is_slow: bool = False
     prepare: Callable[[Path], None] = lambda project: None
     """Puts into the project what the sweep needs."""
 
@@ -120,6 +130,6 @@ def sweep_of(case: Case, project: Path) -> Sweep:
         "device": "cpu",
     }
     trainer = Trainer(**{**usual, **case.trainer(project)})
-    sweep = Sweep(case.params, trainer=trainer, name="recipe", seed=SWEEP_SEED)
+    sweep = Sweep(case.params, trainer=trainer, objective=case.objective, name="recipe", seed=SWEEP_SEED)
     sweep.file = project / "sweeps" / "recipe.py"
     return sweep

@@ -170,6 +170,17 @@ def test_refreshing_is_torchs_update_bn_and_touches_neither_modes_nor_random_num
     assert torch.allclose(average.network.norm.running_mean, means, atol=1e-5)
 
 
+def test_an_exponential_average_has_its_statistics_and_refreshing_reads_no_batch():
+    trained = network()
+    average = Average("ema", trained)
+    epoch_of(trained, adam(trained), average.after_step)
+    before = average.network.norm.running_mean.clone()
+    left = iter([inputs for inputs, _ in batches()])
+    average.refresh(left)
+    assert len(list(left)) == len(list(batches()))
+    assert torch.equal(average.network.norm.running_mean, before)
+
+
 def test_without_batch_norm_refreshing_reads_no_batch():
     average = Average("swa", nn.Linear(2, 2))
     average.end_epoch(1)

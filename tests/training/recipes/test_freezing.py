@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from runmanager.training.recipes.freezing import Unfreezing, check_trainable, freeze
+from runmanager.training.recipes.freezing import Unfreezing, check_trainable, freeze, in_short
 from runmanager.training.trainer import TrainerError
 
 INPUTS = torch.rand(12, 4, generator=torch.Generator().manual_seed(0))
@@ -133,7 +133,8 @@ def test_a_network_of_many_layers_is_not_listed_whole():
     [
         ({1: "body.*"}, "unfreeze has epoch 1; give a whole number of 2 or more"),
         ({2.5: "body.*"}, "unfreeze has epoch 2.5"),
-        ({"3": "body.*"}, "unfreeze has epoch '3'"),
+        ({"three": "body.*"}, "unfreeze has epoch 'three'"),
+        ({"1": "body.*"}, "unfreeze has epoch 1"),
         ({True: "body.*"}, "unfreeze has epoch True"),
         ({3: "bdy.*"}, r"unfreeze at epoch 3: 'bdy.\*' fits no parameter .*did you mean 'body.\*'"),
         ("body.*", r"unfreeze='body.\*' does not say when; write unfreeze=\{3: "),
@@ -154,3 +155,18 @@ def test_a_network_with_nothing_to_train_is_refused():
         check_trainable(network, Unfreezing(network, {3: "fc.*", 5: "*"}))
     network.fc.bias.requires_grad_(True)
     check_trainable(network)
+
+
+def test_what_is_frozen_is_told_by_layers_where_it_is_all_of_them():
+    network = small_network()
+    assert in_short(network, freeze(network, "body.*")) == "body.*"
+    assert in_short(network, ["body.0.bias", "fc.weight", "fc.bias"]) == "body.0.bias, fc.*"
+
+
+def test_a_grid_has_the_epoch_as_a_string():
+    network = small_network()
+    freeze(network, "*")
+    unfreezing = Unfreezing(network, {"3": "fc.*", "10": "body.*"})
+    assert unfreezing.epochs == [3, 10]
+    assert unfreezing.begin_epoch(network, 2) == []
+    assert unfreezing.begin_epoch(network, 3) == ["fc.weight", "fc.bias"]

@@ -76,7 +76,7 @@ def test_every_metric_of_classes_is_scikit_learns(found, num_batches):
     scores = scores_of(predicted, num_classes)
     expected = of_sklearn(true, predicted, scores)
     values, _ = measured(list(expected), scores, torch.tensor(true), min(num_batches, len(true)))
-    assert values == pytest.approx(expected, abs=2e-6)
+    assert values == pytest.approx(expected, abs=1e-12)
 
 
 @given(labels())
@@ -106,7 +106,7 @@ def test_every_metric_of_each_class_is_scikit_learns(found):
         "iou": sk.jaccard_score(true, predicted, **options),
     }
     flat = {f"{name}/{index}": value for name, each in expected.items() for index, value in enumerate(each)}
-    assert values == pytest.approx(flat, abs=2e-6)
+    assert values == pytest.approx(flat, abs=1e-12)
     assert made.confusion.tolist() == sk.confusion_matrix(true, predicted, labels=range(num_classes)).tolist()
 
 
@@ -147,6 +147,18 @@ def test_regression_of_several_values_is_the_mean_over_them():
 def test_predictions_in_a_column_are_of_targets_in_a_row():
     values, _ = measured(["mae"], torch.tensor([[1.0], [2.0]]), torch.tensor([1.5, 2.0]))
     assert values == {"mae": 0.25}
+
+
+def test_r2_of_small_values_is_scikit_learns():
+    true, predicted = torch.tensor([1e-3, 2e-3, 4e-3]), torch.tensor([2e-3, 2e-3, 2e-3])
+    values, _ = measured(["r2"], predicted, true)
+    assert values["r2"] == pytest.approx(sk.r2_score(true.double(), predicted.double()))
+
+
+def test_r2_of_targets_that_are_all_the_same_is_0_and_said():
+    values, made = measured(["r2"], torch.tensor([1.0, 2.0]), torch.tensor([3.0, 3.0]))
+    assert (values, made.notes) == ({"r2": 0.0}, ["r2: all targets are the same, counted as 0"])
+    assert measured(["r2"], torch.tensor([3.0, 3.0]), torch.tensor([3.0, 3.0]))[0] == {"r2": 1.0}
 
 
 def test_r2_of_one_sample_is_not_known_and_says_so():
@@ -206,7 +218,7 @@ def test_nothing_of_an_epoch_is_left_in_the_next():
     specs = [share, "f1", "kappa", "per_class", "confusion", "top_2", MulticlassAUROC(num_classes=3)]
     draws = torch.Generator().manual_seed(1)
     made = metrics(*specs)
-    for size in (30, 12, 21):
+    for size in (90, 60, 75):
         scores, targets = torch.randn(size, 3, generator=draws).softmax(1), torch.randint(3, (size,), generator=draws)
         made.reset()
         for batch in zip(scores.chunk(3), targets.chunk(3), strict=True):

@@ -15,6 +15,7 @@ from torch.optim import lr_scheduler as theirs
 from runmanager.data.splits import Splits
 from runmanager.training.checkpoints import TrainingState
 from runmanager.training.parts import Parts
+from runmanager.training.recipe import Recipe
 from runmanager.training.recipes.optimizers import build_optimizer
 from runmanager.training.recipes.schedules import build_schedule
 from runmanager.training.settings import TrainerError
@@ -281,7 +282,7 @@ def test_a_run_that_was_stopped_goes_on_bit_equal(case, stop):
 def state_of(network, optimizer, schedule):
     """The run's checkpoint, as the Trainer has it."""
     data = Splits(torch.utils.data.TensorDataset(INPUTS, TARGETS))
-    return TrainingState(Parts(network, optimizer, F.cross_entropy, schedule), torch.Generator(), data)
+    return TrainingState(Parts(network, optimizer, F.cross_entropy, Recipe(schedule=schedule)), torch.Generator(), data)
 
 
 def test_loading_a_state_leaves_what_was_loaded_as_it_was():
