@@ -41,7 +41,7 @@ def look(data_root: Path, wanted: str) -> dict[str, Any]:
 def _data(data_root: Path, wanted: str) -> tuple[str, str]:
     """The data set that was wanted, or the sample where it cannot be had; and where it is."""
     for name in (wanted, SAMPLE):
-        trainer = Trainer(network=None, data=name, optimizer=None, loss=None, data_root=data_root)  # type: ignore[arg-type]
+        trainer = Trainer(data=name, data_root=data_root)
         try:
             return name, trainer.splits(_Run(0.01), 0, Path.cwd()).source
         except FileNotFoundError as error:
