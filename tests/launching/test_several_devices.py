@@ -90,7 +90,7 @@ def wait_for_epoch(project, epoch=2):
     def is_there():
         return any(f'"epoch":{epoch}' in one.read_text() for one in project.root.glob("runs/tiny/*/journal.jsonl"))
 
-    project.wait_for(is_there, 60)
+    project.wait_for(is_there, 120)  # workers are started twice, and a rank after them
 
 
 def nothing_is_left(project):
@@ -222,8 +222,10 @@ def test_what_is_measured_and_shown_is_as_in_one_process(project):
         "log_every": "1",
         "patience": "2",
         "deterministic": "True",
+        "data": "(inputs.reshape(-1, 1, 2, 2), targets)",
+        "network": "lambda: nn.Sequential(nn.Flatten(), network())",
     }
-    project.sweep(params=ONE_AND_TWO, **SAME, **recipes)
+    project.sweep(params=ONE_AND_TWO, **{**SAME, **recipes})
     project.launch(tensorboard=True)
     assert_alike(project)
     confusions = [sorted((folder / "confusion").iterdir()) for folder in project.folders()]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torchmetrics.classification import MulticlassF1Score
 
 from runmanager import RunBuilder, RunManager, Trainer
 from runmanager.data.splits import stratified_split
@@ -445,9 +446,9 @@ def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
 
 
 OF_NO_RUN = {
-    "metrics": [lambda preds, labels: preds.mean(), MulticlassF1Score(3), [lambda preds, labels: preds.mean()]],
+    "metrics": [lambda preds, labels: preds.mean(), MulticlassF1Score(2), [lambda preds, labels: preds.mean()]],
     "init": [nn.init.zeros_, nn.init.xavier_uniform_],
-    "class_weights": [np.array([1.0, 2.0, 1.0]), torch.tensor([1.0, 2.0, 1.0])],
+    "class_weights": [np.array([1.0, 2.0]), torch.tensor([1.0, 2.0])],
     "clip_norm": [np.float64(0.5), torch.tensor(0.5)],
     "head": [lambda: 3, lambda run: 3],
 }
@@ -489,3 +490,15 @@ def test_a_device_that_is_not_here_is_refused():
         pytest.skip("this machine has it")
     with pytest.raises(TrainerError, match="there is none here; choose 'cpu'"):
         trainer(device="mps").device(run_of())
+
+
+def test_predictions_that_are_shown_without_validation_data_change_nothing(tmp_path):
+    """They are those of eval mode, which nothing else puts the network into."""
+    weights = []
+    for number in (0, 3):
+        training = trainer(validation=0, show_predictions=number)
+        rows_of(training, run_of(), tmp_path / str(number), seed=0)
+        (path,) = (tmp_path / str(number)).glob("runs/test/*/checkpoints/epoch-*3.pt")
+        weights.append(torch.load(path, weights_only=True)["state"]["network"])
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
