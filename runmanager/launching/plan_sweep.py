@@ -155,6 +155,8 @@ def _look_ahead(place: _Place, runs: Schedule, sweep_dir: SweepDir) -> int:
         is_elsewhere = Path(folder).stat().st_dev != place.sweep.project.stat().st_dev
     for line in plan_lines(outlook, len(numbers), place.sweep.project):
         say(line)
+    if place.sweep.devices_per_run > 1:
+        say("note: all was measured in one process, also what takes several when it is trained (devices)")
     if is_elsewhere:
         say(f"note: tracking was measured in {tempfile.gettempdir()}, which is on another disk than the project")
     return 1 if outlook.failures else 0

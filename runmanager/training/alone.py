@@ -10,6 +10,7 @@ from runmanager.data.splits import Splits
 from runmanager.tracking.errors import RunStopped
 from runmanager.tracking.manager import RunManager
 from runmanager.tracking.rows import STOPPED
+from runmanager.tracking.untouched import frozen_rng
 from runmanager.training.checkpoints import TrainingState
 from runmanager.training.epochs import RunningLoss, evaluate, train_epoch
 from runmanager.training.loaders import Batch, Batches
@@ -109,11 +110,12 @@ class Alone:
             return {}
         average.end_epoch(epoch)
         self.stepper.train(False)  # steps are over: of several devices each measures by itself
-        average.refresh(self._inputs())  # also without validation: what is saved can be used as it is
-        batches = self.batches.validation()
-        if average.network is None or batches is None:
-            return {}
-        found = evaluate(self.stepper.with_network(average.network), batches)
+        with frozen_rng(self._splits.train), frozen_rng(self._splits.validation):  # samples may draw; the run goes on as without
+            average.refresh(self._inputs())  # also without validation: what is saved can be used as it is
+            batches = self.batches.validation()
+            if average.network is None or batches is None:
+                return {}
+            found = evaluate(self.stepper.with_network(average.network), batches)
         return {f"average {name}": values[0] for name, values in found.items()}
 
     def _inputs(self) -> Iterator[Tensor]:

@@ -103,10 +103,9 @@ class Building:
         init = self._setting("init")
         if init is None:
             return
-        from runmanager.training.recipes.initialisation import initialise
+        from runmanager.training.recipes.initialisation import initialise, told
 
-        done = initialise(network, init, self._run)
-        self.notes.append(f"first weights: {', '.join(f'{name} by {how}' for name, how in done.items())}")
+        self.notes.append(told(initialise(network, init, self._run)))
 
     def _start(self, network: Module) -> None:
         start_from, is_strict = self._setting("start_from"), self._setting("start_strict")

@@ -1,5 +1,7 @@
 """What would go wrong in a run, found by building it before anything is trained."""
 
+import copy
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, TensorDataset
 
 from runmanager.data.splits import DataError, Splits
@@ -57,6 +61,7 @@ def faults_of(
             if not any(one() is splits for one in seen):
                 seen.append(weakref.ref(splits))
                 _note(found, "targets", partial(_check_targets, parts, splits))
+            _note(found, "last batch", partial(_try_last, trainer, run, parts, splits))
             if found or str(parts.recipe.structure()) in tried:
                 continue
             tried.add(str(parts.recipe.structure()))
@@ -90,9 +95,9 @@ def _note_undetermined(found: dict[str, None], parts: Parts, splits: Splits) -> 
 
 
 def _try_step(parts: Parts, splits: Splits) -> None:
-    """One step on two samples, with all that the recipe adds; the parts are thrown away after it."""
+    """One step on two samples, or on two in each piece, with all that the recipe adds; the parts are thrown away after it."""
     stepper = SingleStepper(parts)
-    inputs, targets = _two_samples(parts, splits)
+    inputs, targets = _samples(parts, splits, 2 * parts.recipe.accumulate)
     stepper.train(True)
     try:
         stepper.step(inputs, targets)
@@ -101,6 +106,37 @@ def _try_step(parts: Parts, splits: Splits) -> None:
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         shapes = f"inputs {list(inputs.shape)}, targets {list(targets.shape)}"
         raise TrainerError(f"{shapes} make no step: {type(error).__name__}: {error}") from error
+
+
+def _try_last(trainer: "Trainer", run: Any, parts: Parts, splits: Splits) -> None:
+    """Whether a batch, or a piece of one, is a single sample and the network has a BatchNorm that cannot be trained on it."""
+    number, size = getattr(splits.train, "__len__", int)(), trainer.setting("batch_size", run)
+    ends = [one for one in (min(number, size), number % size) if one]
+    if not any(one // min(one, parts.recipe.accumulate) == 1 for one in ends) or not _has_batch_norm(parts.network):
+        return
+    inputs, _ = _two_samples(parts, splits)
+    network = copy.deepcopy(parts.network).train(True)
+    try:
+        with torch.no_grad():
+            network(inputs)
+    except Exception:  # noqa: BLE001 (the first batch tells)
+        return
+    try:
+        with torch.no_grad():
+            network(inputs[:1])
+    except ValueError as error:
+        raise TrainerError(
+            f"batch_size={size}{_in_pieces(parts.recipe)} leaves one of the {number} training samples by itself, and the network "
+            f"does not train on one ({error}); choose another batch_size"
+        ) from error
+
+
+def _has_batch_norm(network: Module) -> bool:
+    return any(isinstance(one, _BatchNorm) for one in network.modules())
+
+
+def _in_pieces(recipe: Recipe) -> str:
+    return f" with accumulate={recipe.accumulate}" if recipe.accumulate > 1 else ""
 
 
 def _parts(
@@ -163,16 +199,21 @@ def _forward(parts: Parts, splits: Splits, training: bool) -> tuple[str, Tensor,
     inputs, targets = _two_samples(parts, splits)
     shapes = f"inputs {list(inputs.shape)}, targets {list(targets.shape)}"
     parts.network.train(training)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("error", "Using a target size")  # each prediction would be compared with each target
         try:
             preds = parts.network(inputs)
             return shapes, preds, targets, parts.loss(preds, targets)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except (RuntimeError, TypeError, ValueError, IndexError, UserWarning) as error:
             raise TrainerError(f"{shapes} do not go through: {type(error).__name__}: {error}") from error
 
 
 def _two_samples(parts: Parts, splits: Splits) -> tuple[Tensor, Tensor]:
-    batch = next(iter(DataLoader(splits.train, batch_size=2)))
+    return _samples(parts, splits, 2)
+
+
+def _samples(parts: Parts, splits: Splits, number: int) -> tuple[Tensor, Tensor]:
+    batch = next(iter(DataLoader(splits.train, batch_size=number)))
     if not isinstance(batch, (list, tuple)) or len(batch) != 2 or not all(isinstance(one, Tensor) for one in batch):
         raise TrainerError("the data gives no (inputs, targets) pairs of tensors; let __getitem__ return such a pair")
     return batch[0].to(parts.device), batch[1].to(parts.device)
@@ -186,7 +227,7 @@ def _try_batch(parts: Parts, splits: Splits, objective: str | None) -> None:
         raise TrainerError(
             f"{shapes}: there is no val_accuracy, since targets are no classes; use objective='val_loss'"
         )
-    _check_measured(parts.recipe, preds, targets, objective)
+    _check_measured(parts.recipe, preds, targets, objective, has_validation=splits.validation is not None)
     if parts.recipe.num_shown:
         _check_shown(_two_samples(parts, splits)[0], preds, targets)
 
@@ -224,7 +265,9 @@ def _check_shown(inputs: Tensor, preds: Tensor, targets: Tensor) -> None:
         raise TrainerError(f"show_predictions: {error}") from error
 
 
-def _check_measured(recipe: Recipe, preds: Tensor, targets: Tensor, objective: str | None) -> None:
+def _check_measured(
+    recipe: Recipe, preds: Tensor, targets: Tensor, objective: str | None, *, has_validation: bool
+) -> None:
     """Whether the metrics can be measured, and the objective and what is monitored are among them."""
     names = ["val_loss", *(["val_accuracy"] if has_classes(preds, targets) else [])]
     if recipe.metrics is not None:
@@ -237,6 +280,7 @@ def _check_measured(recipe: Recipe, preds: Tensor, targets: Tensor, objective: s
             f"objective={objective!r} is not measured; choose {', '.join([*names, *averaged])}, or add it to metrics"
             f"{nearest(objective, names)}"
         )
+    names, averaged = (names, averaged) if has_validation else ([], [])
     names += ["loss", *(["accuracy"] if has_classes(preds, targets) else [])]
     for what, name in recipe.monitored().items():
         if recipe.average is not None and name in averaged and recipe.average.first_epoch > 1:
@@ -246,8 +290,8 @@ def _check_measured(recipe: Recipe, preds: Tensor, targets: Tensor, objective: s
             )
         if name not in [*names, *averaged]:
             raise TrainerError(
-                f"the {what} goes by {name}, which is not measured; monitor one of {', '.join(names)}, or add it to metrics"
-                f"{nearest(name, names)}"
+                f"the {what} goes by {name}, which is not measured; monitor one of {', '.join(names)}, or "
+                f"{'add it to metrics' if has_validation else 'hold out data: validation=0.1'}{nearest(name, names)}"
             )
 
 

@@ -19,7 +19,7 @@ from runmanager.tracking.checkpoint import generators, put_back
 from runmanager.tracking.manager import RunManager
 from runmanager.training.distributed_network import SpreadNetwork
 from runmanager.training.distributed_team import STEP_SECONDS, Meeting, StartRanks, Team, joined, leading
-from runmanager.training.settings import TrainerError
+from runmanager.training.settings import TrainerError, choose_device
 
 if TYPE_CHECKING:
     from runmanager.training.alone import Alone
@@ -72,10 +72,8 @@ def _machine_fault(devices: int, device: Any) -> str | None:
 
 
 def _kind(device: Any) -> str:
-    """Of the devices of a run; 'mps' only where it was asked for, since it is one."""
-    if device is not None:
-        return torch.device(device).type
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Of the devices of a run, whether there are any or not."""
+    return choose_device(None).type if device is None else torch.device(device).type
 
 
 def meeting_of(devices: int, sync_batchnorm: bool, device: Any, seconds: float = STEP_SECONDS) -> Meeting:

@@ -148,7 +148,9 @@ class SingleStepper:
     def _clip(self, clip: "Clip") -> None:
         if self.recipe.precision is not None:
             self.recipe.precision.before_clip(self.optimizer)
-        norm = clip(self.network.parameters())
+        # the gradients of others are neither set to zero between steps nor scaled back
+        stepped = {id(param) for group in self.optimizer.param_groups for param in group["params"]}
+        norm = clip(param for param in self.network.parameters() if id(param) in stepped)
         if norm is not None:
             self._norms.add(norm, 1)
 

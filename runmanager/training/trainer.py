@@ -358,7 +358,9 @@ class Trainer:
 
                 alone.stepper.network = data_parallel(parts.network, devices)
                 if parts.device.type != "cuda":
-                    parts.notes.append(f"parallel='dp': {parts.device.type} is one device, and the run is trained on that")
+                    parts.notes.append(
+                        f"parallel='dp': {parts.device.type} is one device, and the run is trained on that"
+                    )
             yield alone
 
     def modes(self, run: Any) -> tuple[bool, bool]:

@@ -105,6 +105,18 @@ def test_a_run_that_goes_on_reaches_the_same_bits(project):
     assert first == whole[:1]
 
 
+def test_what_a_run_has_started_from_may_be_gone_when_it_goes_on(project):
+    torch.save(torch.nn.Linear(4, 2).state_dict(), project.root / "first.pt")
+    parts = {**PARTS, "start_from": f"{str(project.root / 'first.pt')!r}"}
+    project.sweep(**parts)
+    first = train(project, stop_after=1)
+    alone = train(project, devices=1)
+    assert first == [pytest.approx(row, rel=1e-5) for row in alone[:1]]
+    (project.root / "first.pt").unlink()
+    rest = train(project)
+    assert rest[-2:] == [pytest.approx(row, rel=1e-5) for row in alone[1:]]
+
+
 def test_a_data_set_that_a_loader_reads_is_cut_the_same(project):
     dataset = """
 class Pairs(Dataset):

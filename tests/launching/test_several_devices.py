@@ -250,7 +250,9 @@ def test_data_parallel_on_the_cpu_is_one_device_and_says_so(project):
 
 def test_a_sweep_without_a_file_is_refused_before_a_folder_is_made(project):
     data = (torch.rand(20, 4), torch.arange(20) % 2)
-    trainer = Trainer(torch.nn.Linear(4, 2), data, "SGD", "cross_entropy", epochs=1, batch_size=5, device="cpu", devices=2)
+    trainer = Trainer(
+        torch.nn.Linear(4, 2), data, "SGD", "cross_entropy", epochs=1, batch_size=5, device="cpu", devices=2
+    )
     sweep = Sweep({"lr": [0.1]}, trainer=trainer, name="made_in_a_notebook")
     sweep.file = None
     with pytest.raises(SweepError, match=r"devices=2: the other processes .* it has none; write it in sweeps/"):
@@ -315,4 +317,5 @@ def test_a_plan_rehearses_in_one_process(command, project):
     said = command("plan", "tiny", "--workers", "0")
     assert said.status == 0, said.out + said.err
     assert "errors: none was found" in said.out
+    assert "all was measured in one process, also what takes several when it is trained (devices)" in said.out
     assert children() == []

@@ -165,3 +165,31 @@ def test_a_package_that_is_not_installed_is_found_where_it_stands(monkeypatch, g
     source = str(Path(__file__).parents[2])
     expected = f"{source}{os.pathsep}{given}" if given else source
     assert Slot(0, {}).whole_environment()["PYTHONPATH"] == expected
+
+
+def test_a_worker_sees_as_many_gpus_as_a_run_has(machine):
+    machine = machine(cores=16, gpus=5)
+    assert gpus(make_slots(None, 100, devices=2, **machine)) == ["0,1", "2,3"]
+    assert threads(make_slots(None, 100, devices=2, **machine)) == ["8", "8"]
+    assert gpus(make_slots(3, 100, devices=2, **machine)) == ["0,1", "2,3", "4,0"]
+
+
+def test_a_machine_with_fewer_gpus_than_a_run_has_shows_all_to_one_worker(machine):
+    assert gpus(make_slots(None, 100, devices=4, **machine(gpus=2))) == ["0,1"]
+
+
+def test_the_gpus_that_the_user_shows_are_shared_out_by_runs(machine):
+    machine = machine(gpus=4, CUDA_VISIBLE_DEVICES="3, GPU-8f2a,1,0")
+    assert gpus(make_slots(None, 100, devices=2, **machine)) == ["3,GPU-8f2a", "1,0"]
+
+
+def test_a_run_on_several_processes_takes_as_many_cores(machine):
+    machine = machine(cores=8)
+    assert threads(make_slots(None, 100, devices=2, **machine)) == ["2"] * 4
+    assert threads(make_slots(None, 100, devices=3, **machine)) == ["4"] * 2
+    assert threads(make_slots(None, 100, devices=99, **machine)) == ["8"]
+    assert threads(make_slots(1, 100, devices=2, **machine)) == ["8"]
+
+
+def test_each_process_of_a_run_needs_memory(machine):
+    assert len(make_slots(None, 100, devices=2, **machine(cores=16, gib=64, free_gib=6.5))) == 3

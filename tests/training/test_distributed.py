@@ -105,11 +105,21 @@ def test_shares_differ_by_one_at_most_and_leave_nothing_out():
         ({"devices": 2, "sync_batchnorm": "yes"}, "sync_batchnorm='yes' is neither True nor False"),
         ({"devices": 2, "parallel": "dp", "sync_batchnorm": True}, "sync_batchnorm=True is of parallel='ddp'"),
         ({"devices": 2, "device": "mps"}, "device is 'mps'; choose 'cuda' or 'cpu'"),
+        ({"devices": 2, "parallel": "dp", "how_compiled": True}, "compile and parallel='dp' cannot both be"),
+        ({"devices": 2, "device": "cuda:1"}, "device='cuda:1' is a single one; write device='cuda'"),
         ({"devices": 99, "device": "cuda"}, "devices=99, but this process sees "),
     ],
 )
 def test_devices_that_make_no_sense_are_refused(said, message):
     assert message in devices_fault(**said)
+
+
+def test_a_mac_is_told_to_use_its_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert devices_fault(2) == (
+        "devices=2 is for GPUs of CUDA or for the CPU, and device is 'mps'; choose 'cuda' or 'cpu'"
+    )
 
 
 def test_one_device_and_several_processes_on_the_cpu_are_fine():

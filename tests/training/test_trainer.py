@@ -445,8 +445,12 @@ def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
     assert trainer(batch_size=None).faults(runs, 0, tmp_path) == []
 
 
+def share_of_hits(preds, labels):
+    return (preds.argmax(1) == labels).float().mean()
+
+
 OF_NO_RUN = {
-    "metrics": [lambda preds, labels: preds.mean(), MulticlassF1Score(2), [lambda preds, labels: preds.mean()]],
+    "metrics": [share_of_hits, [share_of_hits], MulticlassF1Score(2)],
     "init": [nn.init.zeros_, nn.init.xavier_uniform_],
     "class_weights": [np.array([1.0, 2.0]), torch.tensor([1.0, 2.0])],
     "clip_norm": [np.float64(0.5), torch.tensor(0.5)],
@@ -494,11 +498,43 @@ def test_a_device_that_is_not_here_is_refused():
 
 def test_predictions_that_are_shown_without_validation_data_change_nothing(tmp_path):
     """They are those of eval mode, which nothing else puts the network into."""
+    pictures = INPUTS.reshape(61, 1, 2, 2)
     weights = []
     for number in (0, 3):
-        training = trainer(validation=0, show_predictions=number)
+        training = trainer(
+            network=lambda: nn.Sequential(nn.Flatten(), small_network()),
+            data=(pictures, TARGETS),
+            validation=0,
+            show_predictions=number,
+            batch_size=13,
+        )
         rows_of(training, run_of(), tmp_path / str(number), seed=0)
         (path,) = (tmp_path / str(number)).glob("runs/test/*/checkpoints/epoch-*3.pt")
         weights.append(torch.load(path, weights_only=True)["state"]["network"])
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_last_batch_of_one_sample_that_batch_norm_cannot_take_is_refused_before_epoch_1(tmp_path):
+    """49 samples are left of 61 when 0.2 are held out."""
+    runs = RunBuilder.get_runs({"lr": [0.1], "batch_size": [10, 12]})
+    (fault,) = trainer(batch_size=None).faults(runs, 0, tmp_path)
+    assert "batch_size=12 leaves one of the 49 training samples by itself" in fault
+    without = trainer(batch_size=12, network=lambda: nn.Linear(4, 2))
+    assert without.faults([run_of()], 0, tmp_path) == []
+
+
+def test_predictions_that_would_be_compared_with_each_target_are_refused(tmp_path):
+    """Predictions [N, 1] and targets [N] make differences [N, N]."""
+    parts = {"network": lambda: nn.Linear(4, 1), "loss": F.mse_loss}
+    (fault,) = trainer(**parts, data=(INPUTS, INPUTS.sum(1))).faults([run_of()], 0, tmp_path)
+    assert "Using a target size (torch.Size([2])) that is different to the input size (torch.Size([2, 1]))" in fault
+    assert trainer(**parts, data=(INPUTS, INPUTS.sum(1, keepdim=True))).faults([run_of()], 0, tmp_path) == []
+
+
+@pytest.mark.parametrize(("accumulate", "is_refused"), [(2, False), (4, False), (6, True)])
+def test_pieces_of_a_batch_are_refused_only_where_batch_norm_has_one_sample(accumulate, is_refused, tmp_path):
+    """The last of the batches of 13 has 10 samples."""
+    faults = trainer(batch_size=13, accumulate=accumulate).faults([run_of()], 0, tmp_path)
+    assert bool(faults) == is_refused
+    assert not faults or "batch_size=13 with accumulate=6 leaves one of the 49" in faults[0]

@@ -70,6 +70,14 @@ def initialise(network: Module, init: Any, run: Any = None) -> dict[str, str]:
     return done
 
 
+def told(done: Mapping[str, str]) -> str:
+    """The record of what `initialise` has done: each initialiser, and what it has filled."""
+    filled_by: dict[str, list[str]] = {}
+    for name, how in done.items():
+        filled_by.setdefault(how, []).append(name)
+    return "first weights: " + "; ".join(f"{how} for {', '.join(names)}" for how, names in filled_by.items())
+
+
 def _for_all(network: Module, init: Any) -> dict[str, Any]:
     """The same initialiser for those of conv and linear that the network has."""
     there = [kind for kind in ("conv", "linear") if kind in _kinds(network).values()]

@@ -1,17 +1,17 @@
-"""Metrics of classes, of pixels and of values, beside scikit-learn's: given and in the grid, as names, objects and functions."""
+"""Metrics of classes, of pixels and of values, beside scikit-learn's: given and in the grid, as names, objects and functions.
+
+scikit-learn is imported where it is used, since the worker processes import this file and seldom need it.
+"""
 
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-import sklearn.metrics as sk
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from torchmetrics.classification import MulticlassAUROC
 
 from runmanager.data.splits import Splits
 from tests.conformance.recipes.cases import BATCH_SIZE, NUM_CLASSES, NUM_EPOCHS, Case, Plain, pictures
@@ -22,9 +22,11 @@ COLUMNS = ("red", "green", "blue_green")
 Measure = Callable[[Tensor, Tensor], dict[str, Any]]
 
 
-def near(value: float) -> Any:
-    """Equal to this number but for how the last digits of a mean are rounded."""
-    return pytest.approx(float(value), rel=0, abs=1e-12)
+def near(value: float, within: float = 1e-12) -> Any:
+    """Equal to this number but for how the last digits are rounded."""
+    from pytest import approx
+
+    return approx(float(value), rel=0, abs=within)
 
 
 def measured(plain: Plain, loss: Callable[..., Tensor], measure: Measure) -> Plain:
@@ -59,6 +61,8 @@ def predicted(plain: Plain, loss: Callable[..., Tensor]) -> tuple[Tensor, Tensor
 
 def of_classes(scores: Tensor, true: Tensor) -> dict[str, Any]:
     """What divides once is the same to the last bit."""
+    import sklearn.metrics as sk
+
     guess, options = scores.argmax(1), {"labels": range(NUM_CLASSES), "zero_division": 0}
     each = {
         "accuracy": sk.recall_score(true, guess, average=None, **options),
@@ -98,6 +102,8 @@ def some_of_them(run: Any) -> Plain:
 
 def auc_of_red(preds: Tensor, labels: Tensor) -> float:
     """A function of the user's own: it cannot do with one class alone, as the check's two samples may have."""
+    import sklearn.metrics as sk
+
     return float(sk.roc_auc_score(labels == 0, preds.softmax(1)[:, 0]))
 
 
@@ -106,10 +112,18 @@ def spread(preds: Tensor, labels: Tensor) -> dict[str, Any]:
     return {"highest": preds.max(), "lowest": preds.min().item()}
 
 
+def with_users(project: Path) -> dict[str, Any]:
+    from torchmetrics.classification import MulticlassAUROC
+
+    return {"metrics": [MulticlassAUROC(NUM_CLASSES), auc_of_red, spread]}
+
+
 def of_users(scores: Tensor, true: Tensor) -> dict[str, Any]:
+    import sklearn.metrics as sk
+
     auroc = sk.roc_auc_score(true, scores.softmax(1), multi_class="ovr")
     return {
-        "MulticlassAUROC": pytest.approx(auroc, abs=1e-6),  # torchmetrics has it in float32
+        "MulticlassAUROC": near(auroc, 1e-6),  # torchmetrics has it in float32
         "auc_of_red": sk.roc_auc_score(true == 0, scores.softmax(1)[:, 0]),
         "highest": scores.max().item(),
         "lowest": scores.min().item(),
@@ -129,6 +143,8 @@ def pixelwise() -> nn.Module:
 
 
 def of_pixels(scores: Tensor, true: Tensor) -> dict[str, Any]:
+    import sklearn.metrics as sk
+
     counted = true.flatten() != -100
     true, guess = true.flatten()[counted], scores.argmax(1).flatten()[counted]
     each = sk.jaccard_score(true, guess, labels=range(4), average=None, zero_division=0)
@@ -150,13 +166,15 @@ def telling() -> nn.Module:
 
 
 def of_values(preds: Tensor, true: Tensor) -> dict[str, Any]:
+    import sklearn.metrics as sk
+
     true, preds = true.double(), preds.double()
     mse = sk.mean_squared_error(true, preds)
     return {
         "mae": near(sk.mean_absolute_error(true, preds)),
         "mse": near(mse),
         "rmse": near(math.sqrt(mse)),
-        "r2": pytest.approx(sk.r2_score(true, preds), abs=1e-10),
+        "r2": near(sk.r2_score(true, preds), 1e-10),
     }
 
 
@@ -172,7 +190,9 @@ def dice(preds: Tensor, labels: Tensor) -> Tensor:
 
 
 def of_silhouettes(preds: Tensor, true: Tensor) -> dict[str, Any]:
-    return {"dice": pytest.approx(sk.f1_score(true.flatten(), preds.flatten() > 0), abs=1e-6)}
+    import sklearn.metrics as sk
+
+    return {"dice": near(sk.f1_score(true.flatten(), preds.flatten() > 0), 1e-6)}
 
 
 CASES = {
@@ -187,7 +207,7 @@ CASES = {
     ),
     "torchmetrics objects and functions": Case(
         {"lr": [0.1, 0.01]},
-        lambda project: {"metrics": [MulticlassAUROC(NUM_CLASSES), auc_of_red, spread]},
+        with_users,
         lambda run: measured(Plain.begin(run), F.cross_entropy, of_users),
         objective="val_auc_of_red",
     ),

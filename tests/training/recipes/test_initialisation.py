@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from runmanager import RunBuilder
+from runmanager import RunBuilder, Sweep, Trainer, launch
+from runmanager.launching.sweep import SweepError
 from runmanager.training.recipes.initialisation import initialise
 from runmanager.training.trainer import TrainerError
 
@@ -170,3 +171,33 @@ def test_a_network_without_such_layers_and_one_without_shapes_are_refused():
         initialise(nn.Embedding(3, 4), "normal")
     with pytest.raises(TrainerError, match=r"0\.weight, whose shape is known at the first batch"):
         initialise(nn.Sequential(nn.LazyLinear(3)), "normal")
+
+
+def sweep_of(folder, params, **parts):
+    data = torch.utils.data.TensorDataset(torch.rand(8, 1, 4, 4), torch.tensor([0, 1] * 4))
+    usual = {"network": lambda run: small_network(), "data": (data, data), "loss": "cross_entropy", "optimizer": "SGD"}
+    sweep = Sweep(params, trainer=Trainer(**usual, epochs=1, batch_size=4, device="cpu", **parts), name="initialised")
+    sweep.file = folder / "sweeps" / "initialised.py"
+    return sweep
+
+
+@pytest.mark.parametrize(
+    ("init", "said"),
+    [
+        ("kaming", "init='kaming' is unknown; choose .*did you mean 'kaiming_normal'"),
+        ({"embedding": "zeros"}, "the network has no embedding; it has conv, linear, norm, bias"),
+        ({"5.*": "orthogonal"}, r"init=orthogonal cannot fill 5.weight \[8\]"),
+    ],
+)
+def test_a_sweep_says_before_it_starts_what_is_wrong_with_its_first_weights(init, said, tmp_path):
+    with pytest.raises(SweepError, match=said):
+        sweep_of(tmp_path, {"lr": [0.1]}, init=init).check(tmp_path)
+
+
+def test_what_the_weights_began_as_is_kept_with_each_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    init = {"linear": "normal", "[46].bias": "zeros"}
+    sweep = sweep_of(tmp_path, {"lr": [0.1], "std": [0.02, 0.1]}, init=init)
+    first, second = launch(sweep, fuse=2, quiet=True, tensorboard=False).runs
+    assert first.notes == ["first weights: normal(std=0.02) for 4.weight, 6.weight; zeros for 4.bias, 6.bias"]
+    assert "normal(std=0.1) for 4.weight, 6.weight" in second.notes[0]

@@ -7,9 +7,12 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from runmanager import Sweep, Trainer, launch, load_results
 from runmanager.data.splits import Splits
+from runmanager.launching.sweep import SweepError
 from runmanager.tracking.rows import check_metric_names
 from runmanager.training.checkpoints import TrainingState
 from runmanager.training.parts import Parts
@@ -427,3 +430,44 @@ def test_sparse_embeddings_are_trained_by_sparse_adam():
 def test_muon_trains_a_network_of_matrices():
     network = nn.Linear(4, 2, bias=False)
     assert type(build_optimizer("muon", run_of(lr=0.1), network)) is torch.optim.Muon
+
+
+def sweep_of(folder, params, **parts):
+    """A sweep of the usual small trainer with these parts."""
+    data = torch.utils.data.TensorDataset(INPUTS, TARGETS)
+    usual = {"network": lambda run: net(), "data": (data, data), "loss": "cross_entropy", "optimizer": "SGD"}
+    trainer = Trainer(**{**usual, "epochs": 2, "batch_size": 4, "device": "cpu", **parts})
+    sweep = Sweep(params, trainer=trainer, name="optimized")
+    sweep.file = folder / "sweeps" / "optimized.py"
+    return sweep
+
+
+FAULTS = [
+    ({"optimizer": ["SDG"]}, {"optimizer": None}, "optimizer='SDG' is unknown; .*did you mean 'SGD'"),
+    ({"lr": [0.1]}, {"optimizer": Own}, r"optimizer=Own needs rate, and the grid has lr; add rate=\[\.\.\.\]"),
+    ({"lr": [-1.0]}, {}, "optimizer=SGD with lr=-1.0: Invalid learning rate"),
+    ({"lr": [0.1], "momentum": [0.9]}, {"optimizer": "Adagrad"}, "momentum is in the grid, but nothing uses it"),
+    (
+        {"lr": [0.1]},
+        {"param_groups": {"bdy.*": {"lr_scale": 0.1}}},
+        "'bdy.*' matches no parameter; .*did you mean 'body.*'",
+    ),
+    ({"lr": [0.1], "no_decay": ["yes"]}, {}, "no_decay='yes' is not True or False"),
+]
+
+
+@pytest.mark.parametrize(("params", "parts", "said"), FAULTS)
+def test_a_sweep_says_before_it_starts_what_is_wrong_with_its_optimizer(params, parts, said, tmp_path):
+    with pytest.raises(SweepError, match=said):
+        sweep_of(tmp_path, params, **parts).check(tmp_path)
+
+
+def test_the_rates_of_the_groups_are_columns_and_tags(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    launch(sweep_of(tmp_path, {"lr": [0.1]}, param_groups={"body.*": {"lr_scale": 0.5}}), quiet=True)
+    table = load_results("optimized")
+    assert table["learning rate/body.*"].tolist() == [0.05, 0.05]
+    assert table["learning rate/rest"].tolist() == [0.1, 0.1]
+    (folder,) = (one for one in (tmp_path / "runs" / "optimized").iterdir() if one.is_dir())
+    events = EventAccumulator(str(folder)).Reload()
+    assert [one.value for one in events.Scalars("learning rate/body.*")] == pytest.approx([0.05, 0.05])

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import lr_scheduler as theirs
 
+from runmanager import Sweep, Trainer, launch
 from runmanager.data.splits import Splits
+from runmanager.launching.sweep import SweepError
 from runmanager.training.checkpoints import TrainingState
 from runmanager.training.parts import Parts
 from runmanager.training.recipe import Recipe
@@ -484,6 +486,76 @@ def test_what_does_not_go_is_refused_with_what_to_write(settings, said):
     with pytest.raises(TrainerError) as caught:
         build(settings.pop("scheduler"), run_of(lr=0.1), optimizer, **settings)
     assert said in str(caught.value)
+
+
+def sweep_of(folder, params, **parts):
+    """A sweep of the usual small trainer with these parts."""
+    data = torch.utils.data.TensorDataset(INPUTS, TARGETS)
+    usual = {"network": lambda run: network_of(), "data": (data, data), "loss": "cross_entropy", "optimizer": "SGD"}
+    trainer = Trainer(**{**usual, "epochs": EPOCHS, "batch_size": 4, "device": "cpu", **parts})
+    sweep = Sweep({"lr": [0.1], **params}, trainer=trainer, name="scheduled")
+    sweep.file = folder / "sweeps" / "scheduled.py"
+    return sweep
+
+
+FAULTS = [
+    ({"scheduler": ["cosin"]}, {}, "scheduler='cosin' is unknown; choose step, .*did you mean 'cosine'"),
+    (
+        {"scheduler": ["plateau"], "monitor": ["val_f1"]},
+        {},
+        "schedule goes by val_f1, which is not measured; .*add it to metrics",
+    ),
+    ({"scheduler": ["plateau"], "monitor": ["val_los"]}, {}, "monitor='val_los' does not tell whether less or more"),
+    (
+        {"scheduler": ["plateau"], "monitor": ["val_loss"]},
+        {"data": (INPUTS, TARGETS), "validation": 0},
+        "the schedule goes by val_loss, .* monitor one of loss, accuracy, or hold out data: validation=0.1",
+    ),
+    ({"scheduler": ["cosine"], "plateau_patience": [2]}, {}, "plateau_patience is in the grid, but nothing uses it"),
+    ({"scheduler": ["step", "cosine"]}, {}, r"StepLR needs step_size, .*add step_size=\[10\]"),
+    ({"warmup": [EPOCHS]}, {}, "warmup=6 epochs leave nothing of a training of 6 epochs"),
+    ({"schedule_every": ["batch"]}, {"scheduler": "cosine"}, "schedule_every='batch' is not one of 'epoch', 'step'"),
+]
+
+
+@pytest.mark.parametrize(("params", "parts", "said"), FAULTS)
+def test_a_sweep_says_before_it_starts_what_is_wrong_with_its_schedule(params, parts, said, tmp_path):
+    with pytest.raises(SweepError, match=said):
+        sweep_of(tmp_path, params, **parts).check(tmp_path)
+
+
+def test_a_plateau_without_validation_data_goes_by_the_loss(tmp_path):
+    sweep_of(tmp_path, {"scheduler": ["plateau"]}, data=(INPUTS, TARGETS), validation=0).check(tmp_path)
+
+
+def test_steps_that_are_tried_behind_the_training_leave_the_rates_alone():
+    """As a launch does when it measures how fast a group is."""
+    network = network_of()
+    optimizer = optimizer_of(network)
+    schedule = build("one_cycle", run_of(), optimizer)
+    trained(network, optimizer, schedule, range(EPOCHS))
+    last = numbers_of(optimizer)
+    trained(network, optimizer, schedule, range(2))
+    assert numbers_of(optimizer) == last
+
+
+def test_each_member_of_a_group_has_the_rates_of_its_own_metric(tmp_path, monkeypatch):
+    """One learns, and the other is thrown about by its rate."""
+    monkeypatch.chdir(tmp_path)
+    sweep = sweep_of(
+        tmp_path, {"lr": [0.05, 300.0], "plateau_patience": [0], "factor": [0.5]}, scheduler="plateau", optimizer="SGD"
+    )
+    first, second = launch(sweep, fuse=2, quiet=True, tensorboard=False).runs
+    assert {row.group_size for run in (first, second) for row in run.rows} == {2}
+    for run in (first, second):
+        scheduler = theirs.ReduceLROnPlateau(
+            torch.optim.SGD(network_of().parameters(), run.params["lr"]), factor=0.5, patience=0
+        )
+        for row in run.rows:
+            assert row.metrics["learning rate"] == scheduler.get_last_lr()[0]
+            scheduler.step(row.metrics["val_loss"])
+    assert {row.metrics["learning rate"] for row in first.rows} == {0.05}
+    assert len({row.metrics["learning rate"] for row in second.rows}) > 1
 
 
 def test_only_what_a_schedule_takes_is_read_from_the_run():
