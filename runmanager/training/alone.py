@@ -110,7 +110,10 @@ class Alone:
             return {}
         average.end_epoch(epoch)
         self.stepper.train(False)  # steps are over: of several devices each measures by itself
-        with frozen_rng(self._splits.train), frozen_rng(self._splits.validation):  # samples may draw; the run goes on as without
+        with (
+            frozen_rng(self._splits.train),
+            frozen_rng(self._splits.validation),
+        ):  # samples may draw; the run goes on as without
             average.refresh(self._inputs())  # also without validation: what is saved can be used as it is
             batches = self.batches.validation()
             if average.network is None or batches is None:
