@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import WeightedRandomSampler
+from torch.utils.data import IterableDataset, WeightedRandomSampler
 
 from runmanager.data.draws import Draws
 from runmanager.data.splits import DataError, Samples, targets_of
@@ -67,8 +67,10 @@ def targets_tensor(dataset: Samples) -> Tensor:
     take a while. The global random number generators are left as they were found.
 
     Raises:
-        DataError: they are no classes.
+        DataError: they are no classes, or are only known when they come.
     """
+    if isinstance(dataset, IterableDataset):
+        raise DataError(f"the data is a stream ({type(dataset).__name__}), whose targets are only known when they come")
     with Draws(lambda: None):
         at_hand = _at_hand(dataset)
         targets = _read_all(dataset) if at_hand is None else at_hand

@@ -110,10 +110,8 @@ class Alone:
             return {}
         average.end_epoch(epoch)
         self.stepper.train(False)  # steps are over: of several devices each measures by itself
-        with (
-            frozen_rng(self._splits.train),
-            frozen_rng(self._splits.validation),
-        ):  # samples may draw; the run goes on as without
+        # samples may draw, and the run is to go on as it does without an average
+        with frozen_rng(self._splits.train), frozen_rng(self._splits.validation):
             average.refresh(self._inputs())  # also without validation: what is saved can be used as it is
             batches = self.batches.validation()
             if average.network is None or batches is None:

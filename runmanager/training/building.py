@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
+from torch.utils.data import IterableDataset
 
 from runmanager.data.splits import DataError, Splits
 from runmanager.training.parts import Parts
@@ -161,8 +162,12 @@ class Building:
         """Whether the samples can be drawn as they are to be.
 
         Raises:
-            TrainerError: their targets are no classes.
+            TrainerError: their targets are no classes, or a stream is to be shuffled.
         """
+        if isinstance(self._splits.train, IterableDataset) and self._setting("shuffle"):
+            raise TrainerError(
+                "shuffle=True: the training data is a stream, which gives its samples in an order of its own; write shuffle=False"
+            )
         if self._setting("sampling") is not None:
             from runmanager.data.balance import class_shares
 

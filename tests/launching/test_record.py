@@ -120,15 +120,19 @@ def test_another_setting_is_named_with_what_it_was(change, said, project):
 @pytest.mark.parametrize(
     ("before", "now", "said"),
     [
-        ("metrics=['f1']", "metrics=['kappa']", "metrics is ['kappa'] now, and was ['f1']"),
-        ("unfreeze={2: '0.*'}", "unfreeze={3: '0.*'}", "unfreeze is {'3': '0.*'} now, and was {'2': '0.*'}"),
-        ("scheduler='cosine'", "scheduler='linear'", "scheduler is 'linear' now, and was 'cosine'"),
-        ("monitor='loss'", "monitor=('loss', 'min')", "monitor is ['loss', 'min'] now, and was 'loss'"),
-        ("init={'bias': 0}", "init=lambda run: {'bias': 0}", "init is not given as a value now, and was {'bias': 0}"),
+        ({"metrics": ["f1"]}, {"metrics": ["kappa"]}, "metrics is ['kappa'] now, and was ['f1']"),
+        ({"unfreeze": {2: "0.*"}}, {"unfreeze": {3: "0.*"}}, "unfreeze is {'3': '0.*'} now, and was {'2': '0.*'}"),
+        ({"scheduler": "cosine"}, {"scheduler": "linear"}, "scheduler is 'linear' now, and was 'cosine'"),
+        ({"monitor": "loss"}, {"monitor": ("loss", "min")}, "monitor is ['loss', 'min'] now, and was 'loss'"),
+        (
+            {"init": {"bias": 0}},
+            {"init": lambda run: {"bias": 0}},
+            "init is not given as a value now, and was {'bias': 0}",
+        ),
     ],
 )
 def test_a_recipe_is_named_with_what_it_was_where_no_file_tells(before, now, said):
-    first, second = (eval(f"Trainer({one})").plain_settings() for one in (before, now))
+    first, second = (Trainer(**one).plain_settings() for one in (before, now))
     assert _setting_changes(json.loads(json.dumps(first)), second) == [said]
 
 

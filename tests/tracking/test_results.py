@@ -524,7 +524,8 @@ def test_two_processes_that_train_a_sweep_at_once_leave_complete_tables(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("moment", "number"), [*(("put_text", number) for number in (1, 2, 3)), *(("journal_sizes", number) for number in (1, 2))]
+    ("moment", "number"),
+    [*(("put_text", number) for number in (1, 2, 3)), *(("journal_sizes", number) for number in (1, 2))],
 )
 def test_another_process_that_puts_its_tables_in_place_between_ours_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, number: int

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torchmetrics.classification import MulticlassF1Score
 
 from runmanager import RunBuilder, RunManager, Trainer
@@ -463,7 +463,9 @@ def test_what_can_be_called_or_has_many_numbers_is_taken_as_what_it_is(name, val
     assert trainer(**{name: value}).faults([run_of()], 0, tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["warmup", "accumulate", "no_decay", "channels_last", "devices", "deterministic", "mixup"])
+@pytest.mark.parametrize(
+    "name", ["warmup", "accumulate", "no_decay", "channels_last", "devices", "deterministic", "mixup"]
+)
 def test_none_in_a_grid_is_as_if_it_were_not_there(name, tmp_path):
     (run,) = RunBuilder.get_runs({"lr": [0.1], name: [None]})
     assert trainer().faults([run], 0, tmp_path) == []
@@ -538,3 +540,18 @@ def test_pieces_of_a_batch_are_refused_only_where_batch_norm_has_one_sample(accu
     faults = trainer(batch_size=13, accumulate=accumulate).faults([run_of()], 0, tmp_path)
     assert bool(faults) == is_refused
     assert not faults or "batch_size=13 with accumulate=6 leaves one of the 49" in faults[0]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return zip(INPUTS, TARGETS, strict=True)
+
+
+def test_a_stream_is_not_shuffled_and_what_needs_its_targets_is_refused(tmp_path):
+    parts = {"data": (Stream(), TensorDataset(INPUTS, TARGETS)), "validation": 0}
+    (fault,) = trainer(**parts).faults([run_of()], 0, tmp_path)
+    assert fault.startswith("shuffle=True: the training data is a stream") and fault.endswith("write shuffle=False")
+    assert trainer(**parts, shuffle=False).faults([run_of()], 0, tmp_path) == []
+    for balanced in ({"sampling": "balanced"}, {"class_weights": "balanced"}):
+        faults = trainer(**parts, **balanced, shuffle=False).faults([run_of()], 0, tmp_path)
+        assert any("a stream (Stream), whose targets are only known when they come" in fault for fault in faults)

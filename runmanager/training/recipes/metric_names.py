@@ -1,9 +1,8 @@
-"""The metrics that have a name, and which way each is better."""
+"""The metrics that have a name, and what the columns of classes are called."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from runmanager.training.recipes.naming import unknown
 from runmanager.training.settings import TrainerError
@@ -31,8 +30,6 @@ CHOICES = (
 """What may be asked for; top_<k> and f<beta> with any number, and precision, recall, f<beta> and iou with _micro or _weighted."""
 
 REGRESSION = {"mae", "mse", "rmse", "r2"}
-_OF_CLASSES = {"accuracy", "top", "precision", "recall", "f", "iou", "kappa", "confusion"}
-_SMALLER_IS_BETTER = {"loss", "mae", "mse", "rmse"}
 _PLAIN = {"accuracy": "micro", "kappa": "none", "confusion": "none", **dict.fromkeys(REGRESSION, "none")}
 _AVERAGED = re.compile(r"(per_class_)?(precision|recall|iou|f(?=\d))(\d+(?:\.\d+)?)?(?:_(macro|micro|weighted))?")
 _TOP = re.compile(r"top_([1-9]\d{0,5})")
@@ -86,17 +83,6 @@ def _named(text: str) -> Named | None:
         return None
     beta = float(match[3] or 1)
     return Named(text, match[2], beta, "none" if match[1] else match[4] or "macro") if beta > 0 else None
-
-
-def higher_is_better(metric: Any) -> bool | None:
-    """Whether more of a metric is better, by its name (with or without `val_`) or as torchmetrics says; None if unknown."""
-    if not isinstance(metric, str):
-        return getattr(metric, "higher_is_better", None)
-    name = metric.removeprefix("val_").split("/")[0]
-    if name in _SMALLER_IS_BETTER:
-        return False
-    found = _named(name)
-    return True if found is not None and found.base != "confusion" else None
 
 
 def class_columns(classes: Sequence[str]) -> list[str]:

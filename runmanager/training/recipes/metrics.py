@@ -14,7 +14,6 @@ from torch import Tensor
 from runmanager.tracking.errors import MetricError
 from runmanager.training.recipes.metric_batches import check_top, class_batch, first, same_shape, shapes
 from runmanager.training.recipes.metric_names import REGRESSION, Named, class_columns, named
-from runmanager.training.recipes.metric_names import higher_is_better as higher_is_better
 from runmanager.training.recipes.named_metrics import ClassMetrics, key_of, value_metrics, values_of
 from runmanager.training.recipes.naming import as_list
 from runmanager.training.settings import TrainerError

@@ -179,7 +179,6 @@ def _of_class(
         raise TrainerError(_what_is_missing(make, missing, run))
     everything = {**fixed, **arguments}
     _check_counts(kind_of(make), everything)
-    _check_rates(kind_of(make), everything, rates_of(optimizer))
     try:
         return make(optimizer, **arguments)
     except (TypeError, ValueError, RuntimeError, KeyError, ZeroDivisionError) as error:
@@ -226,17 +225,6 @@ def _check_counts(kind: Kind, arguments: Arguments) -> None:
         value = arguments.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise TrainerError(f"scheduler={kind.__name__}: {name}={value!r} is not a whole number of 1 or more")
-
-
-def _check_rates(kind: Kind, arguments: Arguments, rates: list[float]) -> None:
-    """A single number would be the rate of every group, whatever the groups' own rates are."""
-    for name in ("base_lr", "max_lr"):
-        value = arguments.get(name)
-        if isinstance(value, (int, float)) and len({*rates}) > 1:
-            raise TrainerError(
-                f"scheduler={kind.__name__}: {name}={value!r} would be the rate of all groups, which have {', '.join(f'{rate:g}' for rate in rates)}; "
-                f"give a list of {len(rates)}" + (", or leave it out" if issubclass(kind, OneCycleLR) else "")
-            )
 
 
 def _check_warmup(warmup: Any, length: int, by: str, kind: Any) -> None:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runmanager.tracking.errors import MetricError
-from runmanager.training.recipes.metric_names import CHOICES, class_columns, higher_is_better
+from runmanager.tracking.rows import better_is
+from runmanager.training.recipes.metric_names import CHOICES, class_columns
 from runmanager.training.recipes.metrics import build_metrics
 from runmanager.training.settings import TrainerError
 
@@ -407,15 +408,11 @@ def test_no_two_classes_share_a_column(classes):
     assert not [column for column in columns if "/" in column or column == ""]
 
 
-def test_which_way_is_better_is_known_of_names_and_of_torchmetrics():
-    from torchmetrics.classification import MulticlassF1Score
-    from torchmetrics.regression import MeanAbsoluteError
-
-    better = [*(name for name in CHOICES if name not in ("mae", "mse", "rmse", "confusion")), "val_f1", "accuracy/time"]
-    assert [name for name in better if higher_is_better(name) is not True] == []
-    assert [higher_is_better(name) for name in ("mae", "val_rmse", "val_loss")] == [False] * 3
-    assert [higher_is_better(name) for name in ("confusion", "perplexity", print)] == [None] * 3
-    assert (higher_is_better(MulticlassF1Score(3)), higher_is_better(MeanAbsoluteError())) == (True, False)
+def test_which_way_a_named_metric_improves_is_told_by_its_name():
+    names = [name for name in CHOICES if name != "confusion" and not name.startswith("per_class")]
+    smaller = [name for name in names if better_is(f"val_{name}") == "min"]
+    assert smaller == ["mae", "mse", "rmse"]
+    assert {better_is(f"val_{name}/time") for name in ("accuracy", "precision", "recall", "f1", "iou")} == {"max"}
 
 
 def test_torchmetrics_is_imported_only_when_it_is_used():
