@@ -232,6 +232,11 @@ def _remove(path: Path) -> None:
 
 
 def read_checked(path: Path, record: Record) -> dict[str, Any]:
+    """What was saved in a file, after its checksum.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not what its record says.
+    """
     import io
 
     import torch

@@ -149,7 +149,7 @@ class Building:
         weights = self._setting("class_weights")
         number = None if weights is None else self._splits.num_classes
         given = self._trainer.part("loss", self._run)
-        return build_loss(
+        made = build_loss(
             given,
             self._run,
             self.device,
@@ -157,6 +157,17 @@ class Building:
             targets=partial(self._train_targets, "class_weights='balanced'"),
             num_classes=number,
         )
+        self._refuse_sum(made)
+        return made
+
+    def _refuse_sum(self, loss: Loss) -> None:
+        """Of a sum, shares of the pieces of a batch do not add up to the whole."""
+        said = {getattr(loss, "reduction", None), getattr(loss, "keywords", {}).get("reduction")}
+        if "sum" in said and self._setting("accumulate") > 1:
+            raise TrainerError(
+                "accumulate needs a loss that is the mean over its samples, and this one is their sum; leave out reduction='sum', "
+                "or accumulate"
+            )
 
     def check_sampling(self) -> None:
         """Whether the samples can be drawn as they are to be.
@@ -331,6 +342,11 @@ class Building:
         from runmanager.training.recipes.averages import Average
 
         start = self._setting("swa_start") or math.ceil(0.75 * self._num_epochs)
+        if kind == "swa" and start > self._num_epochs:
+            raise TrainerError(
+                f"swa_start={start}, but the run has {self._num_epochs} epochs, so that nothing would be averaged; give one of "
+                f"them, or leave it out for epoch {math.ceil(0.75 * self._num_epochs)}"
+            )
         return Average(kind, network, decay=self._setting("ema_decay"), start=start)
 
     def _unfreezing(self, network: Module) -> "Unfreezing | None":

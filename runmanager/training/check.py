@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _NO_DATA = Splits(TensorDataset(torch.zeros(1), torch.zeros(1)))
 _SAID = {"schedule": "scheduler", "precision": "amp", "clip": "clipping", "unfreezing": "unfreeze"}
 """What the parts of a recipe are called in a Trainer."""
+_OF_NETWORK = ("schedule", "average", "unfreezing")
+"""Those that are made of the network or its optimizer."""
 
 
 def faults_of(
@@ -152,14 +154,16 @@ def _parts(
         _note(found, "sampling", making.check_sampling)
     loss = _note(found, "loss", making.loss)
     network = _note(found, "network", making.network)
-    optimizer = None if network is None else _note(found, "optimizer", partial(making.optimizer, network))
-    if splits is None or network is None or optimizer is None:
+    optimizer: Any = None if network is None else _note(found, "optimizer", partial(making.optimizer, network))
+    if splits is None:
         return None
+    is_built = network is not None and optimizer is not None
     made = {
         name: _note(found, _SAID.get(name, name), make)
         for name, make in making.recipe_parts(network, optimizer).items()
+        if is_built or name not in _OF_NETWORK
     }
-    return None if found or loss is None else Parts(network, optimizer, loss, making.recipe_of(made))
+    return None if found or loss is None or not is_built else Parts(network, optimizer, loss, making.recipe_of(made))
 
 
 def _check_devices(trainer: "Trainer", run: Any) -> None:
@@ -270,11 +274,11 @@ def _check_measured(
 ) -> None:
     """Whether the metrics can be measured, and the objective and what is monitored are among them."""
     names = ["val_loss", *(["val_accuracy"] if has_classes(preds, targets) else [])]
+    averaged = [f"average {name}" for name in names] if recipe.average is not None else []
     if recipe.metrics is not None:
         recipe.metrics.add(preds, targets)
         names += [f"val_{name}" for name in recipe.metrics.value_names()]
         recipe.metrics.reset()
-    averaged = [f"average {name}" for name in names] if recipe.average is not None else []
     if objective is not None and objective not in [*names, *averaged]:
         raise TrainerError(
             f"objective={objective!r} is not measured; choose {', '.join([*names, *averaged])}, or add it to metrics"

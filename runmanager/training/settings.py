@@ -47,7 +47,9 @@ def _above_zero(what: str) -> Setting:
 
 
 def _zero_or_more(what: str) -> Setting:
-    return Setting(None, lambda value: _is_number(value) and value >= 0, f"{what}; give a number of 0 or more; 0 is off")
+    return Setting(
+        None, lambda value: _is_number(value) and value >= 0, f"{what}; give a number of 0 or more; 0 is off"
+    )
 
 
 def _one_of(*choices: str, default: Any = None) -> Setting:

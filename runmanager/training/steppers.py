@@ -12,7 +12,7 @@ from torch.nn import Module
 from runmanager.data.splits import DataError
 from runmanager.data.targets import batch_fault
 from runmanager.tracking.meters import Mean
-from runmanager.training.recipes.precision import pieces
+from runmanager.training.recipes.precision import inputs_channels_last, pieces
 
 if TYPE_CHECKING:
     from runmanager.training.parts import Parts
@@ -141,9 +141,7 @@ class SingleStepper:
         return nullcontext() if self.recipe.precision is None else self.recipe.precision.autocast()
 
     def _laid_out(self, inputs: Tensor) -> Tensor:
-        if self.recipe.channels_last and inputs.ndim == 4:
-            return inputs.to(memory_format=torch.channels_last)
-        return inputs
+        return inputs_channels_last(inputs) if self.recipe.channels_last else inputs
 
     def _clip(self, clip: "Clip") -> None:
         if self.recipe.precision is not None:

@@ -10,6 +10,7 @@ from torch import nn
 from runmanager.training.parts import Parts
 from runmanager.training.recipe import Recipe
 from runmanager.training.recipes.clipping import Clip
+from runmanager.training.recipes.precision import precision_of
 from runmanager.training.steppers import SingleStepper
 
 INPUTS, TARGETS = torch.rand(8, 3), torch.tensor([0, 1] * 4)
@@ -50,6 +51,27 @@ def test_a_clipped_step_is_bit_equal_to_one_clipped_by_hand(clip_norm):
         optimizer.step()
     assert torch.equal(network.weight, by_hand.weight)
     assert torch.equal(network.bias, by_hand.bias)
+
+
+@pytest.mark.parametrize("amp", [None, "fp16"])
+def test_clipping_passes_over_what_the_optimizer_does_not_train(amp):
+    """Nobody sets those gradients to zero, and a scaler does not scale them back."""
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    alike = copy.deepcopy(network)
+    alike[0].requires_grad_(False)
+    steppers = []
+    for one in (network, alike):
+        precision = amp and precision_of(amp, torch.device("cpu"))
+        recipe = Recipe(clip=Clip(norm=0.1), precision=precision)
+        optimizer = torch.optim.SGD(one[1].parameters(), lr=0.1)
+        steppers.append(SingleStepper(Parts(one, optimizer, F.cross_entropy, recipe)))
+    for _ in range(5):
+        for stepper in steppers:
+            stepper.step(INPUTS, TARGETS)
+    assert torch.equal(network[1].weight, alike[1].weight)
+    norms, theirs = (stepper.grad_norms() for stepper in steppers)
+    assert norms == theirs
+    assert norms[0] < 10
 
 
 def test_what_a_step_returns_keeps_no_graph_alive():

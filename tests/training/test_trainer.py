@@ -429,6 +429,13 @@ def test_a_faulty_network_hides_no_faulty_loss(tmp_path):
     assert "loss=" in faults
 
 
+def test_a_faulty_network_hides_no_faulty_metric(tmp_path):
+    faults = "\n".join(trainer(freeze="nothing", metrics=["kapa"], mixup=-1).faults([run_of()], 0, tmp_path))
+    assert "freeze: 'nothing'" in faults
+    assert "metrics='kapa'" in faults
+    assert "mixup=-1" in faults
+
+
 def test_each_fault_is_named_once_however_many_runs_have_it(tmp_path):
     runs = RunBuilder.get_runs({"lr": [0.1, 0.2, 0.3]})
     assert len(trainer(optimizer=lambda run, network: run.momentum).faults(runs, 0, tmp_path)) == 1

@@ -1,15 +1,21 @@
 """Averages of weights, against torch's AveragedModel used by hand and against the formulas."""
 
 import copy
+from collections import namedtuple
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
+from torch.utils.data import Dataset
 
+from runmanager import RunManager, Trainer
 from runmanager.training.recipes.averages import Average
 from runmanager.training.settings import TrainerError
+
+Run = namedtuple("Run", ["number_of_the_try"])
 
 
 class Small(nn.Module):
@@ -268,3 +274,34 @@ def test_a_network_that_cannot_be_copied_is_refused_when_it_is_built():
     unlike.kept = unlike(torch.rand(1, 2))  # part of a graph
     with pytest.raises(TrainerError, match="average='ema' needs a copy of Linear, and it cannot be copied"):
         Average("ema", unlike)
+
+
+class Noisy(Dataset):
+    """Samples that draw from torch, and from a generator of their own."""
+
+    def __init__(self):
+        self.inputs = torch.rand(30, 4, generator=torch.Generator().manual_seed(3))
+        self.own = torch.Generator().manual_seed(5)
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, index):
+        return self.inputs[index] + torch.randn(4, generator=self.own) + torch.randn(4), index % 3
+
+
+@pytest.mark.parametrize("settings", [{"average": "ema"}, {"average": "swa", "swa_start": 1}])
+def test_a_run_reaches_the_same_with_an_average_beside_it_where_samples_draw(settings, tmp_path):
+    def rows(folder, **settings):
+        optimizer = partial(torch.optim.SGD, lr=0.1)
+        common = {"data": lambda run: Noisy(), "epochs": 3, "batch_size": 8, "validation": 0.3, "device": "cpu"}
+        training = Trainer(network=Small, optimizer=optimizer, loss=F.cross_entropy, **common, **settings)
+        manager, run = RunManager("test", root=tmp_path / folder, tensorboard=False, quiet=True), Run(0)
+        with manager.tracking(run, seed=1):
+            training.train(run, manager, seed=1, split_seed=1, project=tmp_path)
+        manager.close()
+        names = [name for name in manager.run_data[0] if name.startswith("average ")]
+        assert bool(names) == bool(settings)
+        return [(row["loss"], row["val_loss"]) for row in manager.run_data]
+
+    assert rows("with", **settings) == rows("without")
