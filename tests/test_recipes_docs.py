@@ -30,7 +30,9 @@ def commands_of(page: Path) -> list[list[str]]:
             commands.append(["write", sweep[1], code])
             commands.append(["launch", sweep[2], "--workers", "0", "--quiet"])
         elif kind == "sh":
-            commands += [shlex.split(line, comments=True)[1:] for line in code.splitlines() if line.startswith("runmanager")]
+            commands += [
+                shlex.split(line, comments=True)[1:] for line in code.splitlines() if line.startswith("runmanager")
+            ]
     return commands
 
 

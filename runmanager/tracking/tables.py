@@ -159,7 +159,12 @@ class RunSummary:
     def line(self, columns: Columns, params: ParamsText) -> str:
         """The run as one line of CSV."""
         took = [self.run_seconds, self.overhead_seconds, self.peak_memory_mib]
-        cells = [str(self.number), self.status, str(self.num_epochs), *("" if one is None else repr(one) for one in took)]
+        cells = [
+            str(self.number),
+            self.status,
+            str(self.num_epochs),
+            *("" if one is None else repr(one) for one in took),
+        ]
         for metric in columns.run_metrics:
             best = self.best.get(metric)
             cells.append(repr(self.last[metric]) if metric in self.last else params.cells.get(metric, ""))

@@ -1,7 +1,7 @@
 """What recipes that are off add to a step.
 
-Measured: the step of a run whose Trainer asks for no recipe. Against: the step as it was before there were recipes, which is written
-out here: zero_grad, forward, loss, backward, optimizer step. Target: at most 1.02 times.
+Measured: the step of a run whose Trainer asks for no recipe. Against: the step as it was before there were recipes, which is
+written out here: zero_grad, forward, loss, backward, optimizer step. Target: at most 1.02 times.
 A step of next to nothing (a linear layer 4 to 2, batch 2), where every call shows; a network 64-32-10 with batches of 32; the
 classroom's CNN with batches of 100. SGD with momentum, the same networks and batches on both sides.
 Device: CPU, one thread, seconds of the process. Rounds of as many steps as take 50 ms, interleaved, after one that is not counted.
@@ -56,20 +56,22 @@ def seconds_of_a_step(step: Callable[[], object], num_steps: int) -> float:
     return (time.process_time() - began) / num_steps
 
 
-for name, (network, inputs) in CASES.items():
+def measure(name: str, network: nn.Module, inputs: Tensor) -> None:
     targets = torch.randint(0, 2, (len(inputs),))
     before = copy.deepcopy(network)
     optimizer, optimizer_before = sgd(network), sgd(before)
     stepper = SingleStepper(Parts(network, optimizer, F.cross_entropy))
-    one = seconds_of_a_step(lambda: stepper.step(inputs, targets), 3)
-    num_steps = max(1, round(ROUND_SECONDS / one))
-    found = interleaved(
-        ROUNDS,
-        {
-            "now": lambda: seconds_of_a_step(lambda: stepper.step(inputs, targets), num_steps),
-            "before": lambda: seconds_of_a_step(
-                lambda: step_before(before, optimizer_before, inputs, targets), num_steps
-            ),
-        },
-    )
+
+    def now(num_steps: int) -> float:
+        return seconds_of_a_step(lambda: stepper.step(inputs, targets), num_steps)
+
+    def as_before(num_steps: int) -> float:
+        return seconds_of_a_step(lambda: step_before(before, optimizer_before, inputs, targets), num_steps)
+
+    num_steps = max(1, round(ROUND_SECONDS / now(3)))
+    found = interleaved(ROUNDS, {"now": lambda: now(num_steps), "before": lambda: as_before(num_steps)})
     report(f"a step, {name}", found["now"], "µs", versus=against("before", found["now"], found["before"], "µs"))
+
+
+for name, (network, inputs) in CASES.items():
+    measure(name, network, inputs)

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -183,6 +184,8 @@ def _check_options(make: Any, defaults: Options, patterns: dict[str, Options], n
         for name in options:
             if name not in choices:
                 raise TrainerError(unknown(f"param_groups {pattern!r}: option", name, choices))
+            if isinstance(options[name], float) and not math.isfinite(options[name]):
+                raise TrainerError(f"param_groups: {pattern!r} has {name}={options[name]!r}; give a finite number")
         if all(name in options for name in _RATE):
             raise TrainerError(f"param_groups: {pattern!r} has both lr and lr_scale; give the rate by one of them")
         scale = options.get("lr_scale", 1)

@@ -49,8 +49,19 @@ class Patience:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs of it."""
-        return {"best": self._best, "best_epoch": self._best_epoch, "num_waited": self._num_waited}
+        return {
+            "best": self._best,
+            "best_epoch": self._best_epoch,
+            "num_waited": self._num_waited,
+            "monitor": list(self.monitor),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Puts back what `state_dict` returned. How long it waits is as it is set now."""
+        """Puts back what `state_dict` returned. How long it waits is as it is set now.
+
+        Raises:
+            TrainerError: it waited for another metric.
+        """
+        if state["monitor"] != list(self.monitor):
+            raise TrainerError(f"it waited for {state['monitor']} before, and waits for {list(self.monitor)} now")
         self._best, self._best_epoch, self._num_waited = state["best"], state["best_epoch"], state["num_waited"]

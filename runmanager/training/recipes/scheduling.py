@@ -15,6 +15,7 @@ _WARMUP, _DONE = (
     "_warmup",
     "_done",
 )  # beside what is the scheduler's: the state of the warm-up, and how often it went on
+_NEEDS = "_needs"
 
 
 class Schedule:
@@ -74,11 +75,17 @@ class Schedule:
     def state_dict(self) -> dict[str, Any]:
         """The scheduler's state, and that of the warm-up; what is in it are the live objects, as in torch."""
         warmup = {} if self.warmup is None else {_WARMUP: _state_of(self.warmup.rising)}
-        return {**_state_of(self.scheduler), **warmup, _DONE: self._num_done}
+        return {**_state_of(self.scheduler), **warmup, _DONE: self._num_done, _NEEDS: self.needs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Puts back what `state_dict` returned. The rates themselves are in the optimizer's state."""
+        """Puts back what `state_dict` returned. The rates themselves are in the optimizer's state.
+
+        Raises:
+            TrainerError: it looked at another metric.
+        """
         copied = copy.deepcopy(dict(state))
+        if (before := copied.pop(_NEEDS)) != self.needs:
+            raise TrainerError(f"it looked at {before} before, and looks at {self.needs} now")
         warmup, self._num_done = copied.pop(_WARMUP, None), copied.pop(_DONE)
         if self.warmup is not None and warmup is not None:
             self.warmup.rising.load_state_dict(warmup)

@@ -305,3 +305,20 @@ def test_a_run_reaches_the_same_with_an_average_beside_it_where_samples_draw(set
         return [(row["loss"], row["val_loss"]) for row in manager.run_data]
 
     assert rows("with", **settings) == rows("without")
+
+
+@pytest.mark.parametrize(
+    ("objective", "swa_start", "said"),
+    [
+        ("average val_f1", 1, "objective='average val_f1' is not measured"),
+        ("average val_loss", 4, "swa_start=4, but the run has 3 epochs, so that nothing would be averaged"),
+    ],
+)
+def test_an_objective_that_no_average_will_ever_have_is_refused(objective, swa_start, said, tmp_path):
+    common = {"data": (torch.rand(30, 4), torch.arange(30) % 3), "epochs": 3, "batch_size": 8, "device": "cpu"}
+    recipe = {"average": "swa", "swa_start": swa_start, "metrics": ["f1"]}
+    training = Trainer(
+        network=Small, optimizer=partial(torch.optim.SGD, lr=0.1), loss=F.cross_entropy, **common, **recipe
+    )
+    (fault,) = training.faults([Run(0)], 0, tmp_path, objective)
+    assert said in fault

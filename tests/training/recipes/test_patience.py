@@ -85,3 +85,10 @@ def test_what_is_no_number_of_epochs_is_refused(epochs):
 def test_a_metric_that_is_not_there_is_told():
     with pytest.raises(TrainerError, match="monitor='val_loss' is unknown; choose loss"):
         Patience(2, parse("val_loss")).end_epoch({"loss": 1.0}, 1)
+
+
+def test_a_state_of_another_metric_is_refused():
+    waiting = Patience(2, Monitor("val_loss", "min"))
+    waiting.end_epoch({"val_loss": 0.5}, 1)
+    with pytest.raises(TrainerError, match=r"waited for .*val_loss.* before, and waits for .*val_accuracy"):
+        Patience(2, Monitor("val_accuracy", "max")).load_state_dict(waiting.state_dict())

@@ -1,6 +1,7 @@
 """Precision and speed: each recipe is the loop that one would write by hand, to the bit."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
+from runmanager import RunBuilder, Trainer
 from runmanager.tracking.tensorboard import _trace
 from runmanager.training.recipes.precision import (
     channels_last,
@@ -19,6 +21,8 @@ from runmanager.training.recipes.precision import (
     precision_of,
 )
 from runmanager.training.settings import TrainerError
+
+SUM = nn.CrossEntropyLoss(reduction="sum")
 
 CPU = torch.device("cpu")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -227,6 +231,19 @@ def test_class_weights_are_shared_out_within_each_piece():
     whole = F.cross_entropy(preds, targets, weight=weights)
     split = sum(share * F.cross_entropy(p, t, weight=weights) for p, t, share in pieces(preds, targets, 2))
     assert not torch.isclose(split, whole)
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.CrossEntropyLoss(reduction="sum"), partial(F.cross_entropy, reduction="sum"), lambda run: SUM]
+)
+def test_pieces_of_a_loss_that_is_a_sum_are_refused(loss, tmp_path):
+    data = torch.rand(20, 4), torch.tensor([0, 1] * 10)
+    usual = {"network": lambda: nn.Linear(4, 2), "data": data, "loss": loss, "epochs": 1, "batch_size": 5}
+    training = Trainer(**usual, optimizer="SGD", device="cpu", accumulate=2)
+    (run,) = RunBuilder.get_runs({"lr": [0.1]})
+    (fault,) = training.faults([run], 0, tmp_path)
+    assert fault.startswith("accumulate needs a loss that is the mean over its samples, and this one is their sum")
+    assert Trainer(**usual, optimizer="SGD", device="cpu").faults([run], 0, tmp_path) == []
 
 
 def test_the_benchmark_switch_is_put_back_even_when_the_run_fails():
