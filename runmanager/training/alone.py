@@ -120,8 +120,8 @@ class Alone:
         return {f"average {name}": values[0] for name, values in found.items()}
 
     def _inputs(self) -> Iterator[Tensor]:
-        """Those of all training data, in the order in which they lie."""
-        for inputs, _ in self.batches.in_order():
+        """Those of the training data as an epoch mixes them: where a batch is of one class, BatchNorm sees not how they differ."""
+        for inputs, _ in self.batches.as_trained():
             yield inputs
 
     def _norm(self) -> dict[str, float]:

@@ -216,6 +216,7 @@ class Building:
             "patience": self._patience,
             "metrics": self._metrics,
             "accumulate": self._accumulate,
+            "log_every": self._log_every,
             "is_deterministic": self._deterministic,
             "is_benchmarked": self._benchmarked,
         }
@@ -228,7 +229,6 @@ class Building:
             is_spread=self._setting("devices") > 1,
             is_compiled=bool(self._setting("compile")),
             num_steps=self._num_steps or 0,
-            log_every=self._setting("log_every"),
             num_shown=self._setting("show_predictions"),
             profile_steps=self._setting("profile"),
         )
@@ -356,6 +356,15 @@ class Building:
         from runmanager.training.recipes.freezing import Unfreezing
 
         return Unfreezing(network, patterns)
+
+    def _log_every(self) -> int | None:
+        every: int | None = self._setting("log_every")
+        if every is not None and self._num_steps is None:
+            raise TrainerError(
+                f"log_every={every} counts steps over the whole run, and the data is a stream that does not tell how many an epoch "
+                "has; leave it out, or give data with a __len__"
+            )
+        return every
 
     def _patience(self) -> "Patience | None":
         epochs = self._setting("patience")

@@ -17,6 +17,7 @@ from runmanager.data.splits import DataError, Samples, Splits
 from runmanager.tracking.generators import own_generators, state_of
 
 _SET_PARENT_DEATH_SIGNAL = 1
+_AS_TRAINED = 0  # the seed of an order that is no epoch's
 
 Batch = tuple[Tensor, Tensor]
 """Inputs [N, ...] and targets [N, ...], on the device; of a group whose members have batches of their own [K, N, ...]."""
@@ -59,6 +60,10 @@ class Batches(Protocol):
 
     def in_order(self) -> Iterator[Batch]:
         """The training samples in the order in which they lie; the order of the epochs does not notice."""
+        ...
+
+    def as_trained(self) -> Iterator[Batch]:
+        """The training batches of an epoch in an order like any other, the same each time; the epochs do not notice."""
         ...
 
     def validation(self) -> Iterator[Batch] | None:
@@ -182,12 +187,16 @@ class ResidentBatches:
         """See `Batches`; the same for all members."""
         return self._through(self._data.train)
 
+    def as_trained(self) -> Iterator[Batch]:
+        """See `Batches`; that of the first member."""
+        return self._through(self._data.train, self._order(self._ways[0], Generator().manual_seed(_AS_TRAINED)))
+
     def validation(self) -> Iterator[Batch] | None:
         """See `Batches`; the same for all members."""
         return None if self._data.validation is None else self._through(self._data.validation)
 
-    def _through(self, data: Resident) -> Iterator[Batch]:
-        rows = torch.arange(len(data), device=data.device)
+    def _through(self, data: Resident, order: Tensor | None = None) -> Iterator[Batch]:
+        rows = (torch.arange(len(data)) if order is None else order).to(data.device)
         for start in range(0, len(rows), self._batch_size):
             yield data.batch(rows[start : start + self._batch_size])
 
@@ -234,6 +243,8 @@ class LoadedBatches:
             splits.train, generator=order, **_in_order(splits.train, order, shuffle, sampling), **settings
         )
         self._in_order: DataLoader[Any] = DataLoader(splits.train, generator=self._draws, **settings)
+        self._train, self._settings = splits.train, settings
+        self._way = _Way(shuffle, sampling)
         self._validation: DataLoader[Any] | None = None
         if splits.validation is not None:
             self._validation = DataLoader(splits.validation, generator=self._draws, **settings)
@@ -246,6 +257,12 @@ class LoadedBatches:
         """See `Batches`."""
         self._draws.manual_seed(self._seed)
         return self._on_device(self._in_order)
+
+    def as_trained(self) -> Iterator[Batch]:
+        """See `Batches`."""
+        order = Generator().manual_seed(_AS_TRAINED)
+        way = _in_order(self._train, order, *self._way)
+        return self._on_device(DataLoader(self._train, generator=order, **way, **self._settings))
 
     def validation(self) -> Iterator[Batch] | None:
         """See `Batches`. What loads them draws the same in each epoch, so that nothing of it has to be saved."""

@@ -558,6 +558,8 @@ def test_a_stream_is_not_shuffled_and_what_needs_its_targets_is_refused(tmp_path
     parts = {"data": (Stream(), TensorDataset(INPUTS, TARGETS)), "validation": 0}
     (fault,) = trainer(**parts).faults([run_of()], 0, tmp_path)
     assert fault.startswith("shuffle=True: the training data is a stream") and fault.endswith("write shuffle=False")
+    (fault,) = trainer(**parts, shuffle=False, log_every=2).faults([run_of()], 0, tmp_path)
+    assert fault.startswith("log_every=2 counts steps over the whole run, and the data is a stream")
     assert trainer(**parts, shuffle=False).faults([run_of()], 0, tmp_path) == []
     for balanced in ({"sampling": "balanced"}, {"class_weights": "balanced"}):
         faults = trainer(**parts, **balanced, shuffle=False).faults([run_of()], 0, tmp_path)

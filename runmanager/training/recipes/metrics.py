@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from runmanager.tracking.errors import MetricError
+from runmanager.tracking.untouched import frozen_rng
 from runmanager.training.recipes.metric_batches import check_top, class_batch, first, same_shape, shapes
 from runmanager.training.recipes.metric_names import REGRESSION, Named, class_columns, named
 from runmanager.training.recipes.named_metrics import ClassMetrics, key_of, value_metrics, values_of
@@ -116,7 +117,11 @@ class Metrics:
         calls |= {name: partial(function, *self._kept[0]) for name, function in self._functions.items()}
         values: dict[str, Any] = {}
         for name, compute in calls.items():
-            with warnings.catch_warnings(), suppress(Exception):  # it raises again, if it does so with all of the epoch
+            with (
+                frozen_rng(),
+                warnings.catch_warnings(),
+                suppress(Exception),
+            ):  # with all of the epoch it raises again
                 warnings.simplefilter("ignore")
                 values[name] = compute()
         return values
@@ -218,7 +223,8 @@ def _update(name: str, metric: Any, preds: Tensor, targets: Tensor) -> None:
 
 def _computed(name: str, compute: Callable[[], Any]) -> Any:
     try:
-        return compute()
+        with frozen_rng():  # one may draw, as a bootstrap does, and the training does not notice
+            return compute()
     except Exception as error:
         raise MetricError(f"metrics={name} raised {type(error).__name__}: {error}") from error
 

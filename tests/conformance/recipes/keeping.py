@@ -74,9 +74,10 @@ def swa(run) -> Plain:
                 average = copy.deepcopy(plain.network)
             with torch.no_grad():
                 for own, value in zip(average.parameters(), plain.network.parameters(), strict=True):
-                    own += (value - own) / (count + 1)
+                    own.lerp_(value, 1 / (count + 1))
             count += 1
-            whole = torch.utils.data.DataLoader(plain.loader.dataset, batch_size=8)
+            order = torch.Generator().manual_seed(0)
+            whole = torch.utils.data.DataLoader(plain.loader.dataset, batch_size=8, shuffle=True, generator=order)
             with torch.random.fork_rng():
                 update_bn(whole, average)
             row |= averaged(plain, average)

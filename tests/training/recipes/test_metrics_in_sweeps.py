@@ -129,3 +129,24 @@ def test_matrices_have_the_classes_names_and_may_be_read_back(tmp_path):
     counts = torch.tensor(record["counts"])
     assert counts.sum() == 10
     assert (counts.diag().sum() / counts.sum()).item() == pytest.approx(runs[1].rows[-1].metrics["val_accuracy"])
+
+
+def dropout_network():
+    return nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Linear(16, 3))
+
+
+def bootstrapped(preds, labels):
+    drawn = torch.randint(len(labels), (len(labels),))
+    return preds[drawn].argmax(1).eq(labels[drawn]).float().mean()
+
+
+def test_a_metric_that_draws_changes_nothing_of_the_training(tmp_path):
+    losses = [
+        [
+            row.loss
+            for run in trained(tmp_path / name, sweep_of(network=dropout_network, **with_it)).values()
+            for row in run.rows
+        ]
+        for name, with_it in {"plain": {}, "drawing": {"metrics": bootstrapped}}.items()
+    ]
+    assert losses[0] == losses[1]
