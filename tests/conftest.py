@@ -18,6 +18,17 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long loops run when RUNMANAGER_LONG=1 is set; their small twins run always."""
+    if os.environ.get("RUNMANAGER_LONG") == "1":
+        return
+    reason = "a long loop; set RUNMANAGER_LONG=1 to run it (its small twin has run)"
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
 TINY = """\
 import random
 from collections import OrderedDict

@@ -27,11 +27,20 @@ CASES: dict[str, Case] = {
 MODULE_OF = {
     name: module for module in MODULES for name in importlib.import_module(f"tests.conformance.recipes.{module}").CASES
 }
-NAMES = [pytest.param(name, marks=pytest.mark.slow) if case.is_slow else name for name, case in CASES.items()]
+NAMES = [pytest.param(name, marks=pytest.mark.long) if case.is_slow else name for name, case in CASES.items()]
 EXACT = pytest.mark.parametrize(
     "name", [one for one, case in zip(NAMES, CASES.values(), strict=True) if case.plain is not None]
 )
 EVERY = pytest.mark.parametrize("name", NAMES)
+FIRST = {module: next(name for name in CASES if MODULE_OF[name] == module) for module in MODULES}
+ONE_OF_EACH_ROW = pytest.mark.parametrize(
+    "name",
+    [
+        name if name in FIRST.values() and not case.is_slow else pytest.param(name, marks=pytest.mark.long)
+        for name, case in CASES.items()
+    ],
+)
+"""Worker processes take some seconds to start, so the others run in the long loop."""
 Trained = Callable[[str], Path]
 
 
@@ -115,7 +124,7 @@ def test_losses_and_weights_are_to_the_last_bit_those_of_a_plain_loop(name: str,
         assert all(torch.equal(weights[key], value) for key, value in plain.network.state_dict().items())
 
 
-@EVERY
+@ONE_OF_EACH_ROW
 def test_worker_processes_leave_the_same(name: str, here: Trained, tmp_path: Path) -> None:
     project = made(tmp_path, name)
     launch(project / "sweeps" / "recipe.py", workers=2, quiet=True, tensorboard=False, fuse="off")
