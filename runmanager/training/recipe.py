@@ -1,7 +1,7 @@
 """A run's recipe: what it does beside forward, loss, backward and step. All of it is off unless somebody asked for it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from torch.nn import Module
@@ -56,7 +56,7 @@ class Recipe:
     is_compiled: bool = False
     is_deterministic: bool = False
     is_benchmarked: bool = False  # by cuDNN
-    num_steps: int = 0  # of an epoch
+    num_steps: int = field(default=0, compare=False)  # of an epoch
     log_every: int | None = None  # steps
     num_shown: int = 0  # predictions in the picture of an epoch
     profile_steps: int | None = None
@@ -100,7 +100,7 @@ class Recipe:
 
     def structure(self) -> list[Any]:
         """What members of a group have to agree in."""
-        kinds = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        kinds = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
         names = None if self.metrics is None else self.metrics.names
         return [[one for one in kinds if one not in _FREE], names, self.log_every, self.num_shown]
 

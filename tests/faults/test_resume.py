@@ -44,7 +44,7 @@ SCHEDULES = {
     "MultiStep": lambda optimizer: lr_scheduler.MultiStepLR(optimizer, [2, 3]),
     "Cosine": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 5),
     "WarmRestarts": lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 2),
-    "OneCycle": lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=6),
+    "OneCycle": lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=25),
     "Cyclic": lambda optimizer: lr_scheduler.CyclicLR(optimizer, 0.01, 0.3, step_size_up=2),
     "Sequential": lambda optimizer: lr_scheduler.SequentialLR(
         optimizer, [lr_scheduler.LinearLR(optimizer), lr_scheduler.ExponentialLR(optimizer, 0.7)], [2]
@@ -292,7 +292,8 @@ def test_these_are_all_the_fields_of_a_state(tmp_path):
     train(tmp_path)
     (path, *_) = (tmp_path / "runs" / "test").glob("*/checkpoints/*.pt")
     saved = torch.load(path, weights_only=True)
-    assert set(saved["state"]) == {field for field in FIELDS if "." not in field}
+    checked = {"groups"}  # the names of the optimizer's groups, which are compared and not put back
+    assert set(saved["state"]) == {field for field in FIELDS if "." not in field} | checked
     assert set(saved["state"]["optimizer"]) == {"state", "param_groups"}
     assert {f"generators.{name}" for name in saved["state"]["generators"]} <= set(FIELDS)
     assert set(saved["generators"]) - {"cuda"} == set(GLOBAL_GENERATORS)

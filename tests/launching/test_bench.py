@@ -131,7 +131,9 @@ def test_each_family_of_networks_can_be_trained(place, network):
     sweep = SweepFile("lr=[0.1]", epochs=1, samples=40, network=network, settings="batch_size=20")
     with place.project(sweep) as project:
         found = load_sweep(project / "sweeps" / "bench.py")
-        parts = found.trainer.build(found.runs()[0])
+        run = found.runs()[0]
+        splits = found.trainer.splits(run, 0, project)
+        parts = found.trainer.build(run, splits, project)
     scores = parts.network(torch.rand(5, 1, 28, 28))
     assert scores.shape == (5, 10)
     assert families.digits()[0].shape == (1797, 64)

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -124,14 +123,14 @@ def _from_torchvision(make: Callable[..., Any], run: Any) -> Any:
     said = f"network={function.__name__!r}" + (f" with {told}" if told else "")
     try:
         return make(**given)
-    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+    except (TypeError, ValueError) as error:
+        hint = "; leave num_classes out and give the Trainer head=... for another number of classes" * bool(weights)
+        raise TrainerError(f"{said} cannot be built: {error}{hint}") from error
+    except Exception as error:  # a file of weights may be missing, or damaged in many ways
         url = getattr(weights, "url", None)
         if url is None:
             raise
         raise TrainerError(_no_weights(said, url, error)) from error
-    except (TypeError, ValueError) as error:
-        hint = "; leave num_classes out and give the Trainer head=... for another number of classes" * bool(weights)
-        raise TrainerError(f"{said} cannot be built: {error}{hint}") from error
 
 
 def _options(function: Callable[..., Any], run: Any, fixed: dict[str, Any]) -> dict[str, Any]:
