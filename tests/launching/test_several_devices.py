@@ -32,7 +32,7 @@ def slow(preds, labels):
 """
 SAME = {"before": BEFORE, "network": "network", "shuffle": "False", "sync_batchnorm": "True", "epochs": "3"}
 SLOW = {**SAME, "params": TWO, "loss": "slow", "epochs": "6"}
-IN_BOTH_WAYS = pytest.mark.parametrize("workers", [0, 1])
+IN_BOTH_WAYS = pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.long)])
 LOST = "rank 1 of 2 is lost: the worker process was killed by SIGKILL"
 
 
@@ -233,7 +233,7 @@ def test_what_is_measured_and_shown_is_as_in_one_process(project):
     assert [path.read_text() for path in confusions[0]] == [path.read_text() for path in confusions[1]]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_compiled_network_comes_to_the_same_on_two_processes(project):
     project.sweep(params=ONE_AND_TWO, **SAME, compile="True")
     project.launch()
