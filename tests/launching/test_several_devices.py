@@ -314,8 +314,9 @@ def test_runs_on_several_devices_are_trained_one_by_one_and_a_line_says_so(comma
 
 def test_a_plan_rehearses_in_one_process(command, project):
     project.sweep(params=TWO)
+    before = children()
     said = command("plan", "tiny", "--workers", "0")
     assert said.status == 0, said.out + said.err
     assert "errors: none was found" in said.out
     assert "all was measured in one process, also what takes several when it is trained (devices)" in said.out
-    assert children() == []
+    assert set(children()) <= set(before)
