@@ -98,11 +98,12 @@ def nothing_is_left(project):
 
 
 def test_a_run_on_two_processes_has_the_rows_of_one_on_one(project):
+    before = children()
     project.sweep(params=ONE_AND_TWO, **SAME)
     project.launch()
     assert_alike(project)
     assert project.statuses() == {1: "completed", 2: "completed"}
-    assert children() == []
+    assert set(children()) <= set(before)
 
 
 def test_a_run_that_was_stopped_in_a_worker_goes_on_to_the_rows_of_one_that_was_not(project):
