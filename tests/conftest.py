@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import children
 
 # a job in the background may ignore these, and so would its children
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -187,6 +188,14 @@ class Project:
         from runmanager.tracking.run_dir import SweepDir
 
         return read_sweep(SweepDir(self.root, name))
+
+
+@pytest.fixture
+def no_process_is_left():
+    """Whatever the test has started is gone at its end."""
+    before = children()
+    yield
+    assert children() <= before
 
 
 @pytest.fixture

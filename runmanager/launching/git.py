@@ -39,6 +39,12 @@ class GitQuery:
             self._result = _read_status(_output(self._process, self._deadline - time.monotonic()))
         return self._result
 
+    def close(self) -> None:
+        """Leaves no process behind, also where nobody has asked for the result."""
+        if self._process is not None:
+            with self._process:
+                _kill(self._process)
+
 
 def redacted_diff(project: Path) -> str:
     """What of the project's files has changed since the last commit, with `<redacted>` for whatever looks like a secret.

@@ -34,18 +34,18 @@ class Processes:
         Raises:
             SweepError: the sweep file cannot be used.
         """
+        self.git = GitQuery(project_of(file))  # while the worker starts, there is time
         self._use(make_slots(workers, sys.maxsize), take_early())
         self._name = file.stem
         self._call = (str(file), changes.to_json(), options._asdict())
         try:
             answer = self._submit("describe_sweep", *self._call[:2])
-            self.git = GitQuery(project_of(file))  # while the worker starts, there is time
             versions()
             self._start_others_if_slow(answer)
             self.description = Description.from_json(self._result(answer))
             self._use_if_others(make_slots(workers, sys.maxsize, devices=self.description.devices_per_run))
         except BaseException:
-            self._pool.terminate()
+            self.close(at_once=True)
             raise
 
     def _use(self, slots: list[Slot], early: EarlyWorker | None = None) -> None:
@@ -161,7 +161,8 @@ class Processes:
         return stop, driver.reads
 
     def close(self, *, at_once: bool) -> None:
-        """Ends the workers."""
+        """Ends the workers, and git where nobody has asked it."""
+        self.git.close()
         if at_once or not all(future.done() for future in self._loading):
             self._pool.terminate()
         else:

@@ -58,7 +58,11 @@ def way_to_train(
         from runmanager.launching.here import Here
 
         loaded = sweep if isinstance(sweep, Sweep) else load_sweep(find_sweep_file(sweep))
-        yield Here(changes.apply(loaded), options, changes)
+        here = Here(changes.apply(loaded), options, changes)
+        try:
+            yield here
+        finally:
+            here.git.close()
         return
     from runmanager.launching.processes import Processes
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import children
 
 from runmanager.launching.description import Changes
 from runmanager.launching.load_sweep import load_sweep
@@ -22,6 +23,7 @@ from runmanager.training.distributed import lead, meeting_of
 from runmanager.training.seeding import run_seed
 from runmanager.training.settings import TrainerError
 
+pytestmark = pytest.mark.usefixtures("no_process_is_left")
 torch.set_num_threads(1)
 # no bias before BatchNorm: its gradient is rounding alone, which Adam makes a step of
 NORMED = "lambda: nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))"
@@ -60,11 +62,6 @@ def train(project, name="tiny", *, devices=2, index=0, stop_after=None, sync=Tru
     ]
 
 
-def children():
-    """The processes that this one has started."""
-    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
-
-
 def test_a_run_on_two_processes_has_the_rows_of_one(project):
     project.sweep(network=NORMED, **PARTS)
     together, alone = train(project), train(project, devices=1)
@@ -73,7 +70,6 @@ def test_a_run_on_two_processes_has_the_rows_of_one(project):
         assert row.keys() == row_alone.keys()
         assert row["accuracy"] == row_alone["accuracy"]
         assert row == pytest.approx(row_alone, rel=1e-5)
-    assert children() == []
 
 
 def test_recipes_come_to_the_same_on_two_processes(project):
@@ -157,7 +153,6 @@ def test_a_rank_that_is_killed_fails_the_run_and_says_so(project):
     assert time.monotonic() - began < 50
     killer.join()
     assert project.statuses("tiny-2") == {1: "failed"}
-    assert children() == []
 
 
 def test_a_rank_that_cannot_load_the_sweep_fails_the_run_with_its_error(project):
@@ -165,7 +160,6 @@ def test_a_rank_that_cannot_load_the_sweep_fails_the_run_with_its_error(project)
     project.sweep(before=before, **PARTS)
     with pytest.raises(TrainerError, match=r"rank 1 of 2 failed: SweepError(.|\n)*no data here"):
         train(project)
-    assert children() == []
 
 
 def test_a_run_that_fails_takes_its_ranks_along(project):
@@ -174,7 +168,6 @@ def test_a_run_that_fails_takes_its_ranks_along(project):
     with pytest.raises(ZeroDivisionError):
         train(project, index=0)
     assert project.statuses("tiny-2") == {1: "failed"}
-    assert children() == []
 
 
 def test_a_sweep_without_a_file_is_refused(project):

@@ -266,6 +266,7 @@ def test_other_epochs_are_trained_for_so_long(project):
     assert [len(run.rows) for run in history.runs] == [1]
 
 
+@pytest.mark.usefixtures("no_process_is_left")
 def test_faults_are_reported_together_before_any_folder_is_made(project):
     project.sweep(data="'fashion'", batch_size="0", params="lr=[0.1]", optimizer="lambda run, network: run.momentum")
     before = project.files()

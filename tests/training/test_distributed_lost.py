@@ -1,7 +1,5 @@
 """A rank that is lost, or does not go on, is told with its reason; and no process is left."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from distributed_cases import do
@@ -9,6 +7,8 @@ from distributed_ranks import ranks_of, start_ranks
 
 from runmanager.training.distributed_team import Meeting, leading
 from runmanager.training.settings import TrainerError
+
+pytestmark = pytest.mark.usefixtures("no_process_is_left")
 
 
 def lost(name, *, seconds=60.0):
@@ -21,13 +21,7 @@ def lost(name, *, seconds=60.0):
         team.say(name)
         do(name, team)
     assert not torch.distributed.is_initialized()
-    assert children() == []
     return str(caught.value)
-
-
-def children():
-    """The children that this process has."""
-    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
 
 
 def test_a_rank_that_dies_is_told_with_what_it_had_printed():
@@ -56,4 +50,3 @@ def test_a_rank_that_never_comes_is_told_at_once():
 def test_an_error_of_rank_0_is_its_own():
     with pytest.raises(RuntimeError, match="of my own"), leading(start_ranks, Meeting("", 2, "cpu")) as join, join():
         raise RuntimeError("of my own")
-    assert children() == []
