@@ -1,40 +1,31 @@
 """The RunManager: times and accumulates for a group of runs, and makes their epoch rows. It is the only one that does."""
 
 import os
-import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from runmanager.parameters import ROW_COLUMNS, identity, params_of
-from runmanager.tracking import exits
+from runmanager.parameters import identity, params_of
+from runmanager.tracking import call_order, exits
 from runmanager.tracking.batches import batch_length
+from runmanager.tracking.entrance import Entrance
+from runmanager.tracking.entrance import Entry as Entry
 from runmanager.tracking.epoch import Epoch
-from runmanager.tracking.errors import CallOrderError, RunInUseError, RunStopped, StorageError
-from runmanager.tracking.files import replace_text
+from runmanager.tracking.errors import RunStopped
 from runmanager.tracking.group import Group
+from runmanager.tracking.kept_rows import KeptRows
 from runmanager.tracking.open_sweep import OpenSweep, free_name
 from runmanager.tracking.resuming import MakeState
-from runmanager.tracking.rows import FAILED, INTERRUPTED, EpochRow
-from runmanager.tracking.run_dir import SweepDir, project_root, run_record
-from runmanager.tracking.tracked import Tracked
+from runmanager.tracking.rows import INTERRUPTED, EpochRow
+from runmanager.tracking.run_dir import SweepDir, project_root
+from runmanager.tracking.usual_writers import usual_writers
 from runmanager.tracking.writers import Writer, Writers
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
-
-
-class Entry(NamedTuple):
-    """A run that is to be tracked in a group."""
-
-    run: Any  # a named tuple of hyperparameters
-    number: int  # in its sweep
-    seed: int | None = None
-    known_attempts: int | None = None
 
 
 class RunManager:
@@ -75,25 +66,15 @@ class RunManager:
         """
         where = project_root() if root is None else Path(root).resolve()
         self._sweep = OpenSweep(SweepDir(where, name or free_name(where)))
-        chosen: list[Writer] = []  # each is imported where it is used, since a worker starts in a tenth of a second
-        if tables:
-            from runmanager.tracking.results import ResultsWriter
-
-            chosen.append(ResultsWriter(self._sweep.dir))
-        if tensorboard:
-            from runmanager.tracking.tensorboard import TensorBoardWriter
-
-            chosen.append(TensorBoardWriter(histograms_every))
-        if not quiet:
-            from runmanager.tracking.display import make_display
-
-            chosen.append(make_display())
-        self._writers = Writers([*chosen, *writers])
-        self._checkpoint_every, self._stop_when = checkpoint_every, stop_when
+        usual = usual_writers(
+            self._sweep.dir, tables=tables, tensorboard=tensorboard, histograms_every=histograms_every, quiet=quiet
+        )
+        self._writers, self._rows = Writers([*usual, *writers]), KeptRows()
+        self._entrance = Entrance(self._sweep, self._writers, self._rows, checkpoint_every)
+        self._stop_when = stop_when
         self.unrecorded: dict[int, str] = {}
         """The numbers of the runs whose end could not be recorded, and why."""
         self._group = Group(self._writers, self.unrecorded)
-        self._rows: list[tuple[dict[str, Any], list[EpochRow]]] = []
         self._begun: dict[str, int] = {}  # how often each configuration was begun here
         self._is_driven = False  # by a `with m.tracking(run)`
 
@@ -115,12 +96,12 @@ class RunManager:
             ParameterError: a parameter cannot be recorded.
             StorageError: the run's folder cannot be made.
         """
-        self._refuse_where_driven("begin_run()")
-        self._close_abandoned()
+        call_order.refuse_where_driven(self._is_driven, "begin_run()")
+        call_order.close_abandoned(self, self._group)
         params = params_of(run)
         replicate = self._begun.get(identity(params), 0) + 1
         self._begin_group()
-        self._begin_member(params, replicate=replicate)
+        self._entrance.begin(self._group, params, replicate=replicate)
         self._begun[identity(params)] = replicate
         if network is not None or loader is not None:
             self.watch(network, loader)
@@ -141,10 +122,9 @@ class RunManager:
         Raises:
             RunInUseError: another process trains the run, or has made an attempt that the caller does not know of.
         """
-        self._close_abandoned()
+        call_order.close_abandoned(self, self._group)
         self._begin_group(is_launched=known_attempts is not None)
-        self._begin_member(params_of(run), number=number, seed=seed, known_attempts=known_attempts)
-        self._is_driven = True
+        self._entrance.begin(self._group, params_of(run), number=number, seed=seed, known_attempts=known_attempts)
         with self._to_the_end():
             yield self
 
@@ -160,25 +140,20 @@ class RunManager:
         Yields:
             the numbers of those that could not be begun, and why; those that could are `numbers`.
         """
-        self._close_abandoned()
-        refused: dict[int, Exception] = {}
+        call_order.close_abandoned(self, self._group)
         self._begin_group(ends_each=True, is_launched=True)
-        for run, number, seed, known_attempts in entries:
-            try:
-                self._begin_member(params_of(run), number=number, seed=seed, known_attempts=known_attempts)
-            except (RunInUseError, StorageError) as error:
-                refused[number] = error
+        refused = self._entrance.begin_each(self._group, entries)
         if not self._group:
             exits.unwatch(self)
             yield refused
             return
-        self._is_driven = True
         with self._to_the_end():
             yield refused
 
     @contextmanager
     def _to_the_end(self) -> Iterator[None]:
         """Ends what is tracked when it is left, by whatever way."""
+        self._is_driven = True
         try:
             yield
             self._finish()
@@ -205,32 +180,6 @@ class RunManager:
         self._group = Group(self._writers, self.unrecorded, ends_each=ends_each, is_launched=is_launched)
         exits.watch(self)
 
-    def _begin_member(
-        self,
-        params: dict[str, Any],
-        *,
-        number: int | None = None,
-        seed: int | None = None,
-        replicate: int = 1,
-        known_attempts: int | None = None,
-    ) -> None:
-        began = time.perf_counter()
-        run_id = identity(params, replicate)
-        run_dir = self._sweep.run_dir(params, number, run_id)
-        who = run_record(run_dir.number, run_id, params, seed, replicate)
-        tracked = Tracked.begin(
-            run_dir,
-            params,
-            who,
-            known_attempts=known_attempts,
-            checkpoint_every=self._checkpoint_every,
-            modes=self._sweep.modes,
-            writers=self._writers,
-        )
-        tracked.write_for_people(who)
-        self._rows.append((params, tracked.member.rows))
-        self._group.add(tracked, began)
-
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The state that the run saved last, or None where there is none.
 
@@ -242,7 +191,7 @@ class RunManager:
             CallOrderError: no run is open, or an epoch has begun.
             CheckpointError: there are saved states, but none can be read.
         """
-        self._need_run("load_checkpoint()")
+        call_order.need_run(self._group, "load_checkpoint()")
         loaded: list[dict[str, Any]] = []
         self.load_checkpoints(lambda index, state: loaded.append(state))
         return loaded[0] if loaded else None
@@ -257,7 +206,7 @@ class RunManager:
             CallOrderError: an epoch has begun.
             CheckpointError: there are saved states, but none can be read, or those of the members are of different epochs.
         """
-        self._need_run("load_checkpoint()")
+        call_order.need_run(self._group, "load_checkpoint()")
         self._group.load_checkpoints(take)
 
     def resumes(self, number: int | None = None) -> bool:
@@ -266,7 +215,7 @@ class RunManager:
         Raises:
             CallOrderError: no run is open.
         """
-        self._need_run("resumes()")
+        call_order.need_run(self._group, "resumes()")
         return self._group.resumes(number)
 
     def profile_file(self) -> Path:
@@ -275,7 +224,7 @@ class RunManager:
         Raises:
             CallOrderError: no run is open.
         """
-        self._need_run("profile_file()")
+        call_order.need_run(self._group, "profile_file()")
         return self._group.members[0].member.run_dir.profile
 
     @property
@@ -289,7 +238,7 @@ class RunManager:
         Raises:
             CallOrderError: no run is open.
         """
-        self._need_run("watch()")
+        call_order.need_run(self._group, "watch()")
         self._group.watch(network, loader)
 
     def begin_epoch(self) -> None:
@@ -298,11 +247,9 @@ class RunManager:
         Raises:
             CallOrderError: no run is open, or the epoch before was not ended.
         """
-        self._need_run("begin_epoch()")
-        group = self._group
-        if group.epoch is not None:
-            raise CallOrderError(f"begin_epoch(): epoch {group.epoch.number} is still open; end_epoch() is missing")
-        group.epoch = Epoch(group.num_epochs + 1, len(group))
+        call_order.need_run(self._group, "begin_epoch()")
+        call_order.refuse_in_epoch(self._group, "begin_epoch()")
+        self._group.epoch = Epoch(self._group.num_epochs + 1, len(self._group))
 
     def track_loss(self, loss: "Tensor | float", batch: Any = None) -> None:
         """Adds a batch's mean loss, weighted by the samples in the batch. Does not wait for the device.
@@ -315,7 +262,7 @@ class RunManager:
             CallOrderError: no epoch is open.
             UnknownBatchSizeError: the loader does not tell; pass the batch.
         """
-        epoch = self._group.epoch or self._refuse_outside_epoch("track_loss()")
+        epoch = self._group.epoch or call_order.refuse_outside_epoch(self._group, "track_loss()")
         with self._group.overhead:
             num_samples = self._group.sizes.size_of(epoch.num_batches) if batch is None else batch_length(batch)
             epoch.loss.add(loss, num_samples)
@@ -330,7 +277,7 @@ class RunManager:
             CallOrderError: no epoch is open.
             MetricError: the shapes do not fit.
         """
-        epoch = self._group.epoch or self._refuse_outside_epoch("track_num_correct()")
+        epoch = self._group.epoch or call_order.refuse_outside_epoch(self._group, "track_num_correct()")
         with self._group.overhead:
             epoch.accuracy.add(preds, labels)
 
@@ -343,7 +290,7 @@ class RunManager:
             CallOrderError: no run is open.
             MetricError: a value is no number, or a name is a column's or a parameter's.
         """
-        self._need_run("log()")
+        call_order.need_run(self._group, "log()")
         with self._group.overhead:
             self._group.log(metrics)
 
@@ -358,7 +305,7 @@ class RunManager:
             CallOrderError: no run is open.
             MetricError: a value is no number, or a name is a column's or a parameter's.
         """
-        self._need_run("log_step()")
+        call_order.need_run(self._group, "log_step()")
         with self._group.overhead:
             self._group.log_step(step, scalars)
 
@@ -374,7 +321,7 @@ class RunManager:
             CallOrderError: no run is open.
             MetricError: it is no such picture, or the name is a metric's.
         """
-        self._need_run("log_image()")
+        call_order.need_run(self._group, "log_image()")
         with self._group.overhead:
             self._group.log_image(name, image)
 
@@ -393,7 +340,7 @@ class RunManager:
             CallOrderError: no run is open.
             MetricError: they are no counts, there are not as many names, or the name is a metric's or cannot be a file's.
         """
-        self._need_run("log_confusion()")
+        call_order.need_run(self._group, "log_confusion()")
         with self._group.overhead:
             self._group.log_confusion(counts, classes, name)
 
@@ -405,7 +352,7 @@ class RunManager:
         Raises:
             CallOrderError: no run is open.
         """
-        self._need_run("note()")
+        call_order.need_run(self._group, "note()")
         self._group.note(text, number)
 
     def so_far(self) -> list[dict[str, float]]:
@@ -414,7 +361,7 @@ class RunManager:
         Raises:
             CallOrderError: no epoch is open.
         """
-        epoch = self._group.epoch or self._refuse_outside_epoch("so_far()")
+        epoch = self._group.epoch or call_order.refuse_outside_epoch(self._group, "so_far()")
         with self._group.overhead:
             found = {"loss": epoch.loss.compute(), "accuracy": epoch.accuracy.compute()}
         size = len(self._group)
@@ -437,7 +384,7 @@ class RunManager:
             StorageError: the row or the state cannot be written. In a group that ends the one member.
             RunStopped: the run has to stop here; its row and its state are saved. In a group a member that has to stop leaves.
         """
-        epoch = self._group.epoch or self._refuse_outside_epoch("end_epoch()")
+        epoch = self._group.epoch or call_order.refuse_outside_epoch(self._group, "end_epoch()")
         self._group.end_epoch(epoch, checkpoint, stop, self._stop_when, self._sweep.dir.path)
 
     def end_run(self) -> None:
@@ -447,24 +394,17 @@ class RunManager:
             CallOrderError: no run is open, or an epoch still is.
             StorageError: the end cannot be written.
         """
-        self._need_run("end_run()")
-        self._refuse_where_driven("end_run()")
+        call_order.need_run(self._group, "end_run()")
+        call_order.refuse_where_driven(self._is_driven, "end_run()")
         self._finish()
 
     def _finish(self) -> None:
         group = self._group
-        if group.epoch is not None:
-            raise CallOrderError(f"end_run(): epoch {group.epoch.number} is still open; end_epoch() is missing")
+        call_order.refuse_in_epoch(group, "end_run()")
         if not group.ends_each:
             self._end(*group.finish_one())
         group.finish_each()
         exits.unwatch(self)
-
-    def _refuse_where_driven(self, call: str) -> None:
-        if self._is_driven:
-            raise CallOrderError(
-                f"{call}: this run is begun and ended for you; leave begin_run() and end_run() out here"
-            )
 
     def abandon(self, error: BaseException | None) -> None:
         """Ends the run badly, if one is open: failed by `error`, or interrupted by Ctrl-C or by the end of the program."""
@@ -480,58 +420,10 @@ class RunManager:
         exits.unwatch(self)
         self._group.end(status, error, trace)
 
-    def _close_abandoned(self) -> None:
-        """Closes a run that its loop left open, before the next one begins.
-
-        Whether its loop was left by an exception that somebody caught, or merely forgot `end_run()`, cannot be told apart. So
-        the run is marked failed, that is said, and the next one begins: nobody's later runs are lost.
-
-        Raises:
-            CallOrderError: nothing was done in the open run, so that `begin_run()` was just called twice.
-        """
-        if not self._group:
-            return
-        number, epoch = self._group.numbers[0], self._group.epoch
-        if epoch is None and self._group.num_epochs == 0:
-            self._end(FAILED, "begin_run() was called again before anything was done")
-            raise CallOrderError(
-                f"begin_run(): run {number} is still open and has no epoch; end_run() is missing. It is marked failed; "
-                "call begin_run() again to go on"
-            )
-        where = f"in epoch {epoch.number}" if epoch else f"after epoch {self._group.num_epochs}"
-        self._end(FAILED, f"the loop left the run {where}; end_run() is missing")
-        warnings.warn(
-            f"run {number} was left {where}, by an exception or because end_run() is missing; it is marked failed, its rows "
-            "are kept, and the next run begins",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-
-    def _need_run(self, call: str) -> None:
-        if not self._group:
-            raise CallOrderError(f"{call}: no run is open; begin_run(run, network, loader) is missing")
-
-    def _refuse_outside_epoch(self, call: str) -> NoReturn:
-        self._need_run(call)
-        raise CallOrderError(f"{call}: no epoch is open; begin_epoch() is missing")
-
     @property
     def run_data(self) -> list["OrderedDict[str, Any]"]:
         """The rows so far, one dict per run and epoch, by column: results first, then metrics, then parameters."""
-        data = []
-        for params, rows in self._rows:
-            for row in rows:
-                numbers = (
-                    row.run,
-                    row.epoch,
-                    row.loss,
-                    row.accuracy,
-                    row.epoch_seconds,
-                    row.run_seconds,
-                    row.group_size,
-                )
-                data.append(OrderedDict(zip(ROW_COLUMNS, numbers, strict=True)) | row.metrics | params)
-        return data
+        return self._rows.by_column()
 
     def save(self, file_name: str | os.PathLike[str]) -> None:
         """Writes the rows of this manager to `<file_name>.csv` and `<file_name>.json`, here and whole.
@@ -541,16 +433,11 @@ class RunManager:
         Raises:
             OSError: a file cannot be written; an older one is kept.
         """
-        from runmanager.tracking.tables import epoch_csv, epoch_json
-
-        path = Path(file_name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path.with_name(f"{path.name}.csv"), epoch_csv(self._rows))
-        replace_text(path.with_name(f"{path.name}.json"), epoch_json(self._rows))
+        self._rows.save(Path(file_name))
 
     def forget(self) -> None:
         """Drops the rows of ended runs from memory; their files keep them, and `run_data` and `save` no longer have them."""
-        self._rows = self._rows[-1:] if self._group else []
+        self._rows.forget(keep_last=bool(self._group))
 
     def close(self) -> None:
         """Lets go of files and of the screen; an open run is marked interrupted."""

@@ -32,9 +32,9 @@ class Mean:
             self._total = float(batch_mean) * num_samples + (0.0 if self._total is None else self._total)
         elif self._total is None:
             self._check(batch_mean)
-            self._total = _in_double(batch_mean.detach()) * num_samples
+            self._total = in_double(batch_mean.detach()) * num_samples
         elif isinstance(self._total, float):
-            self._total = self._total + _in_double(batch_mean.detach()) * num_samples
+            self._total = self._total + in_double(batch_mean.detach()) * num_samples
         else:
             self._total.add_(batch_mean.detach(), alpha=num_samples)
         self.num_samples += num_samples
@@ -126,5 +126,6 @@ def _without(values: Any, index: int) -> Any:
     return values[[other for other in range(len(values)) if other != index]]
 
 
-def _in_double(value: "Tensor") -> "Tensor":
+def in_double(value: "Tensor") -> "Tensor":
+    """In float64, where the device has it."""
     return value.float() if value.device.type == "mps" else value.double()  # mps has no float64
