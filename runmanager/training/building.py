@@ -75,7 +75,7 @@ class Building:
         """
         network = self.network()
         optimizer = self.optimizer(network)
-        loss = self.loss()
+        loss = self.loss(network)
         return Parts(network, optimizer, loss, self.recipe(network, optimizer), self.notes)
 
     def network(self) -> Module:
@@ -142,9 +142,9 @@ class Building:
             (compiled if self._compiles else check_compiler)(network, how, self.device)
         return network
 
-    def loss(self) -> Loss:
-        """The loss of predictions and targets; a Module is on the run's device."""
-        from runmanager.training.recipes.losses import build_loss
+    def loss(self, network: Module | None = None) -> Loss:
+        """The loss of a network's predictions and targets; a Module is on the run's device."""
+        from runmanager.training.recipes.losses import build_loss, weights_dtype
 
         weights = self._setting("class_weights")
         number = None if weights is None else self._splits.num_classes
@@ -156,6 +156,7 @@ class Building:
             class_weights=weights,
             targets=partial(self._train_targets, "class_weights='balanced'"),
             num_classes=number,
+            dtype=None if weights is None or network is None else weights_dtype(network),
         )
         self._refuse_sum(made)
         return made
@@ -355,7 +356,14 @@ class Building:
             return None
         from runmanager.training.recipes.freezing import Unfreezing
 
-        return Unfreezing(network, patterns)
+        made = Unfreezing(network, patterns)
+        late = [epoch for epoch in made.epochs if epoch > self._num_epochs]
+        if late:
+            raise TrainerError(
+                f"unfreeze has epoch {' and '.join(map(str, late))}, but the run ends with epoch {self._num_epochs}, so that what "
+                f"is due then would stay frozen; leave it out, give an earlier epoch, or set epochs={late[-1]}"
+            )
+        return made
 
     def _log_every(self) -> int | None:
         every: int | None = self._setting("log_every")

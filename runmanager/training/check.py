@@ -152,8 +152,8 @@ def _parts(
     _note(found, "devices", partial(_check_devices, trainer, run))
     if splits is not None:
         _note(found, "sampling", making.check_sampling)
-    loss = _note(found, "loss", making.loss)
     network = _note(found, "network", making.network)
+    loss = _note(found, "loss", partial(making.loss, network))
     optimizer: Any = None if network is None else _note(found, "optimizer", partial(making.optimizer, network))
     if splits is None:
         return None

@@ -113,6 +113,24 @@ def test_a_network_is_looked_at_as_it_starts_and_not_without_what_it_starts_from
         ({"freeze": "'0.*'", "unfreeze": "{2: '0.wight'}"}, "unfreeze at epoch 2: '0.wight' fits no parameter"),
         ({"freeze": "'0.*'", "unfreeze": "{1: '0.*'}"}, "unfreeze has epoch 1; give a whole number of 2 or more"),
         ({"freeze": "'0.*'", "unfreeze": "{'two': '0.*'}"}, "unfreeze has epoch 'two'; give a whole number"),
+        (
+            {"freeze": "'0.*'", "unfreeze": "{2: '0.bias', 3: '0.*', 9: '*'}"},
+            "unfreeze has epoch 3 and 9, but the run ends with epoch 2, so that what is due then would stay frozen; leave it out, "
+            "give an earlier epoch, or set epochs=9",
+        ),
+        (
+            {"freeze": "'0.*'", "params": "lr=[0.1], batch_size=[10], unfreeze=[None, {'2': '0.*'}, {'3': '0.*'}]"},
+            "unfreeze has epoch 3, but the run ends with epoch 2, so that",
+        ),
+        (
+            {
+                "freeze": "'0.*'",
+                "params": "lr=[0.1], batch_size=[10], epochs=[3, 2]",
+                "unfreeze": "{3: '0.*'}",
+                "epochs": "None",
+            },
+            "unfreeze has epoch 3, but the run ends with epoch 2, so that",
+        ),
         ({"head": "'clases'"}, "head='clases' is not a number of classes; give a whole number of 1 or more"),
         ({"network": "'resnet19'"}, "network='resnet19' is unknown; choose one of the"),
         ({"start_from": "'base/9'"}, "start_from: sweep 'base' has no run '9'; it has 'best' and 1, 2, 3, 4"),

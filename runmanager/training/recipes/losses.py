@@ -35,6 +35,7 @@ def build_loss(
     class_weights: Any = None,
     targets: Callable[[], Tensor] | None = None,
     num_classes: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Loss:
     """The loss of a run; a Module is on the run's device.
 
@@ -52,6 +53,7 @@ def build_loss(
             that has no other class has no mean, which is NaN.
         targets: gives the class of each training sample, [N]; it is called only where class weights need it.
         num_classes: how many classes there are, where that is known.
+        dtype: of the class weights, which has to be that of the predictions (see `weights_dtype`); by default torch's own.
 
     Raises:
         TrainerError: it makes no loss, or the class weights do not go with it.
@@ -67,12 +69,23 @@ def build_loss(
     if not callable(given):
         raise TrainerError(f"the loss function of the run returned {short_name(given)}, which cannot be called")
     if class_weights is not None:
-        given = _weighted(given, weights_of(class_weights, targets, num_classes).to(device or "cpu"))
+        given = _weighted(given, weights_of(class_weights, targets, num_classes, dtype).to(device or "cpu"))
     made = _bound(given, {}) if from_run else _made(given, run, device)
     return made.to(device) if isinstance(made, Module) else made
 
 
-def balanced_weights(targets: Tensor, num_classes: int | None = None) -> Tensor:
+def weights_dtype(network: Module) -> torch.dtype:
+    """What class weights are in beside a network's predictions: torch takes no float32 beside float64.
+
+    It is what all parameters are in, where that is float32 or float64. Of others the predictions may be in something else, as
+    those of bfloat16 often are in float32, so it is torch's default there.
+    """
+    kinds = {param.dtype for param in network.parameters() if param.dtype.is_floating_point}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    return kind if kind in (torch.float32, torch.float64) else torch.get_default_dtype()
+
+
+def balanced_weights(targets: Tensor, num_classes: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """A weight for each class, [C], so that all classes count alike: n / (k * count of the class).
 
     n are the samples and k the classes that have any, as in scikit-learn's compute_class_weight("balanced"). A class without
@@ -81,6 +94,7 @@ def balanced_weights(targets: Tensor, num_classes: int | None = None) -> Tensor:
     Args:
         targets: the class of each sample, int64 [N].
         num_classes: C; one more than the largest class where it is not given.
+        dtype: of the weights; by default torch's own.
 
     Raises:
         TrainerError: there are no targets, or one is no class.
@@ -94,11 +108,16 @@ def balanced_weights(targets: Tensor, num_classes: int | None = None) -> Tensor:
         what = f"one of the {num_classes} classes 0 to {num_classes - 1}" if num_classes else "a class"
         raise TrainerError(f"class_weights='balanced': the target {least if least < 0 else largest} is not {what}")
     counts = torch.bincount(targets.reshape(-1), minlength=num_classes or 0).to(torch.float64)
-    weights = targets.numel() / (counts.count_nonzero() * counts)
-    return torch.where(counts > 0, weights, 0.0).to(torch.get_default_dtype())
+    weights = counts.sum() / (counts.count_nonzero() * counts)  # a number / a tensor would round twice
+    return torch.where(counts > 0, weights, 0.0).to(dtype or torch.get_default_dtype())
 
 
-def weights_of(class_weights: Any, targets: Callable[[], Tensor] | None, num_classes: int | None) -> Tensor:
+def weights_of(
+    class_weights: Any,
+    targets: Callable[[], Tensor] | None,
+    num_classes: int | None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """The class weights that a setting stands for, [C].
 
     Raises:
@@ -112,8 +131,8 @@ def weights_of(class_weights: Any, targets: Callable[[], Tensor] | None, num_cla
             )
         if targets is None:
             raise TrainerError("class_weights='balanced' needs the training targets; give a number for each class")
-        return balanced_weights(targets(), num_classes)
-    weights = _numbers(class_weights)
+        return balanced_weights(targets(), num_classes, dtype)
+    weights = _numbers(class_weights, dtype or torch.get_default_dtype())
     _refuse_length(weights, targets, num_classes)
     return weights
 
@@ -127,9 +146,9 @@ def ignored_class(loss: Any) -> int | None:
     return int(getattr(loss, "keywords", {}).get("ignore_index", -100))
 
 
-def _numbers(class_weights: Any) -> Tensor:
+def _numbers(class_weights: Any, dtype: torch.dtype) -> Tensor:
     try:
-        weights = torch.as_tensor(class_weights).to("cpu", torch.get_default_dtype())
+        weights = torch.as_tensor(class_weights, dtype=dtype, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         weights = torch.empty(0)
     if weights.ndim != 1 or not weights.isfinite().all() or (weights < 0).any() or not weights.any():
