@@ -1,6 +1,8 @@
 """The Stepper of many runs at once: K ordinary networks, each with its own optimizer, take one step together."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,8 +11,10 @@ from torch.nn import Module
 
 from runmanager.training.captured import CapturedStep
 from runmanager.training.parts import Parts
+from runmanager.training.recipes.precision import pieces
 from runmanager.training.skeleton import Skeleton
 from runmanager.training.stack import Stack
+from runmanager.training.stacked_averages import StackedAverages
 from runmanager.training.stacked_gradients import StackedGradients
 from runmanager.training.stacked_losses import OneByOne, stacked_loss
 from runmanager.training.stacked_mixing import StackedMixing
@@ -59,7 +63,11 @@ class FusedStepper:
         self._schedules = [one.recipe.schedule for one in members]
         self._stepwise = self._schedules_of_steps()
         self._gradients = StackedGradients([one.recipe for one in members], self._stack.values)
+        self._num_pieces = members[0].recipe.accumulate
+        self.averages = _stacked_averages(members, self._stack)
+        """Of the members' weights; None where they have none."""
         self._captured = self._capturable()
+        self._evaluated = self._stack.tensors
         self.failures: dict[int, BaseException] = {}
         """What the losses of single members have raised, by their places; those members are to be dropped."""
 
@@ -101,29 +109,60 @@ class FusedStepper:
             for schedule in self._stepwise:
                 schedule.after_step()
             self.begin_epoch()
+        if self.averages is not None:
+            self.averages.after_step()
         return outcome
 
     def _step(self, inputs: Tensor, targets: Tensor) -> Outcome:
-        outcome = self._forward(inputs, targets, self._shared)
-        self._stack.take_grads(outcome.loss)
+        outcome = self._forward_and_backward(inputs, targets)
         self._gradients.change(*self._rows())
         self._optimizer.step()
         hard = outcome.targets if self._mixing is None else outcome.targets.argmax(2)
-        return self._without_k(Outcome(outcome.loss.detach(), outcome.preds.detach(), hard))
+        return self._without_k(Outcome(outcome.loss, outcome.preds, hard))
+
+    def _forward_and_backward(self, inputs: Tensor, targets: Tensor) -> Outcome:
+        """In as many pieces as the recipes say."""
+        if self._num_pieces == 1:
+            outcome = self._forward(self._stack.tensors(), inputs, targets, self._shared)
+            self._stack.take_grads(outcome.loss)
+            return Outcome(outcome.loss.detach(), outcome.preds.detach(), outcome.targets)
+        found: list[Outcome] = []
+        for some_inputs, some_targets, share in pieces(inputs, targets, self._num_pieces, 0 if self._shared else 1):
+            outcome = self._forward(self._stack.tensors(), some_inputs, some_targets, self._shared)
+            loss = outcome.loss * share
+            self._stack.take_grads(loss, adds=bool(found))
+            found.append(Outcome(loss.detach(), outcome.preds.detach(), outcome.targets))
+        losses, preds, own = zip(*found, strict=True)
+        return Outcome(torch.stack(losses).sum(0), torch.cat(preds, 1), torch.cat(own, 1))
 
     def evaluate(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """See `Stepper`."""
         with torch.no_grad():
-            return self._without_k(self._forward(inputs, targets, True))
+            return self._without_k(self._forward(self._evaluated(), inputs, targets, True))
 
-    def _forward(self, inputs: Tensor, targets: Tensor, shared: bool) -> Outcome:
-        if not shared:
-            inputs = torch.cat([inputs, inputs[:1]])  # the spare row's
-        preds = self._skeleton(self._stack.tensors(), inputs, shared=shared)[: self.size]
+    def _forward(self, tensors: dict[str, Tensor], inputs: Tensor, targets: Tensor, shared: bool) -> Outcome:
+        preds = self._predict(tensors, inputs, shared)
         own = targets.expand(self.size, *targets.shape) if shared else targets
         losses = self._loss(preds, own)
         self.failures.update(self._loss.failures)
         return Outcome(losses, preds, own)
+
+    def _predict(self, tensors: dict[str, Tensor], inputs: Tensor, shared: bool) -> Tensor:
+        if not shared:
+            inputs = torch.cat([inputs, inputs[:1]])  # the spare row's
+        return self._skeleton(tensors, inputs, shared=shared)[: self.size]
+
+    def refresh_averages(self, batches: Iterable[Tensor], *, shared: bool) -> None:
+        """Measures the averages' statistics of BatchNorm on training inputs; `shared` as in `step`."""
+        if self.averages is not None:
+            self.averages.refresh(self._skeleton, batches, partial(self._predict, shared=shared))
+
+    def averaged(self) -> "FusedStepper":
+        """The same for the averaged networks, to evaluate them."""
+        assert self.averages is not None
+        other = copy.copy(self)
+        other._evaluated = self.averages.tensors
+        return other
 
     def _without_k(self, outcome: Outcome) -> Outcome:
         return Outcome(*(values[0] for values in outcome)) if self.size == 1 else outcome
@@ -149,6 +188,8 @@ class FusedStepper:
     def write_back(self) -> None:
         """Gives each optimizer the state that it would have alone; networks have theirs at any time."""
         self._optimizer.write_back()
+        if self.averages is not None:
+            self.averages.write_back()
 
     def close(self) -> None:
         """Lets go of the memory that only steps need; none is taken any more."""
@@ -167,6 +208,8 @@ class FusedStepper:
         self._gradients.keep(indices)
         if self._mixing is not None:
             self._mixing.keep(indices)
+        if self.averages is not None:
+            self.averages.keep(indices)
         self._schedules = [self._schedules[index] for index in indices]
         self._stepwise = self._schedules_of_steps()
         self.failures = {}
@@ -176,3 +219,9 @@ def _stacked_mixing(members: Sequence[Parts], generators: Sequence[Generator]) -
     """None where the members do not mix their samples."""
     mixings = [one.recipe.mixing for one in members if one.recipe.mixing is not None]
     return StackedMixing(mixings, generators) if mixings else None
+
+
+def _stacked_averages(members: Sequence[Parts], stack: Stack) -> StackedAverages | None:
+    """None where the members do not average their weights."""
+    averages = [one.recipe.average for one in members if one.recipe.average is not None]
+    return StackedAverages(averages, stack) if averages else None

@@ -23,6 +23,7 @@ from runmanager.training.recipe import Recipe
 from runmanager.training.seeding import seeded
 from runmanager.training.showing import show
 from runmanager.training.skeleton import without_advice
+from runmanager.training.stacked_averages import StackedAverages
 
 if TYPE_CHECKING:
     from runmanager.training.trainer import Trainer
@@ -247,15 +248,23 @@ class Group:
         self._shrink()
 
     def _epoch(self) -> None:
-        for member in self._members:
-            member.parts.recipe.begin_epoch(member.parts.network, self._manager.num_epochs + 1)
+        self._thaw(self._manager.num_epochs + 1)
         self._manager.begin_epoch()
         self._stepper.begin_epoch()
         self._train_epoch()
-        metrics = self._validate() if self._members else []
+        metrics: Sequence[dict[str, float]] = self._validate() if self._members else []
+        if self._members and self._stepper.averages is not None:
+            metrics = self._validate_averages(self._stepper.averages, metrics)
         if self._members:
             self._measure(metrics)
             self._end_epoch(self._end_recipes(metrics))
+
+    def _thaw(self, epoch: int) -> None:
+        """Begins an epoch with all that is trained in it; the stack holds that, so that it is made anew."""
+        begun = [member.parts.recipe.begin_epoch(member.parts.network, epoch) for member in self._members]
+        if any(begun):
+            self._stepper.close()
+            self._stepper = build_stepper(self._members, self._arithmetic, shared=self._batches.are_shared)
 
     def _train_epoch(self) -> None:
         running = RunningLoss.of(self._manager, self._members[0].parts.recipe)
@@ -279,12 +288,33 @@ class Group:
         if batches is None:
             return [{} for _ in self._members]
         found = evaluate(self._stepper, batches, self._recipes(), self._stepper.failures)
-        failed = self._stepper.failures.keys()
-        kept = [index for index in range(len(self._members)) if index not in failed]
-        self._drop_failed()
+        kept = self._without_failed()
         if self._members:
             self._manager.log(**{name: [values[index] for index in kept] for name, values in found.items()})
         return [{name: values[index] for name, values in found.items()} for index in kept]
+
+    def _validate_averages(
+        self, averages: StackedAverages, metrics: Sequence[dict[str, float]]
+    ) -> Sequence[dict[str, float]]:
+        """The metrics, and what those of the members reach that have averaged weights by now."""
+        averages.end_epoch(self._manager.num_epochs + 1)
+        inputs = (batch for batch, _ in self._batches.as_trained())
+        self._stepper.refresh_averages(inputs, shared=self._batches.have_one_way)
+        batches, have_begun = self._batches.validation(), averages.have_begun
+        if batches is None or not any(have_begun):
+            return metrics
+        found = {f"average {name}": values for name, values in evaluate(self._stepper.averaged(), batches).items()}
+        kept = self._without_failed()
+        own = [{name: values[index] for name, values in found.items() if have_begun[index]} for index in kept]
+        if self._members:
+            self._manager.log(**{name: [one.get(name) for one in own] for name in found})
+        return [{**metrics[index], **one} for index, one in zip(kept, own, strict=True)]
+
+    def _without_failed(self) -> list[int]:
+        """Ends the members whose losses have raised; returns the places of the others."""
+        kept = [index for index in range(len(self._members)) if index not in self._stepper.failures]
+        self._drop_failed()
+        return kept
 
     def _measure(self, metrics: Sequence[Mapping[str, float]]) -> None:
         """Logs what is known of an epoch beside its validation, and shows it."""

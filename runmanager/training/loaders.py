@@ -188,8 +188,15 @@ class ResidentBatches:
         return self._through(self._data.train)
 
     def as_trained(self) -> Iterator[Batch]:
-        """See `Batches`; that of the first member."""
-        return self._through(self._data.train, self._order(self._ways[0], Generator().manual_seed(_AS_TRAINED)))
+        """See `Batches`; [K, N, ...] each where the members go through the samples in different ways."""
+        ways = self._ways[:1] if self.have_one_way else self._ways
+        each = [self._order(way, Generator().manual_seed(_AS_TRAINED)) for way in ways]
+        return self._through(self._data.train, each[0] if self.have_one_way else torch.stack(each))
+
+    @property
+    def have_one_way(self) -> bool:
+        """Whether all members are shuffled and draw their samples alike, so that batches as trained have no K."""
+        return len(set(self._ways)) == 1
 
     def validation(self) -> Iterator[Batch] | None:
         """See `Batches`; the same for all members."""
@@ -197,8 +204,8 @@ class ResidentBatches:
 
     def _through(self, data: Resident, order: Tensor | None = None) -> Iterator[Batch]:
         rows = (torch.arange(len(data)) if order is None else order).to(data.device)
-        for start in range(0, len(rows), self._batch_size):
-            yield data.batch(rows[start : start + self._batch_size])
+        for start in range(0, rows.shape[-1], self._batch_size):
+            yield data.batch(rows[..., start : start + self._batch_size])
 
 
 class LoadedBatches:
@@ -240,7 +247,7 @@ class LoadedBatches:
         if num_workers:
             settings["worker_init_fn"] = _begin_loading
         self.shown: DataLoader[Any] = DataLoader(
-            splits.train, generator=order, **_in_order(splits.train, order, shuffle, sampling), **settings
+            splits.train, generator=order, **_order_settings(splits.train, order, shuffle, sampling), **settings
         )
         self._in_order: DataLoader[Any] = DataLoader(splits.train, generator=self._draws, **settings)
         self._train, self._settings = splits.train, settings
@@ -261,7 +268,7 @@ class LoadedBatches:
     def as_trained(self) -> Iterator[Batch]:
         """See `Batches`."""
         order = Generator().manual_seed(_AS_TRAINED)
-        way = _in_order(self._train, order, *self._way)
+        way = _order_settings(self._train, order, *self._way)
         return self._on_device(DataLoader(self._train, generator=order, **way, **self._settings))
 
     def validation(self) -> Iterator[Batch] | None:
@@ -274,7 +281,7 @@ class LoadedBatches:
             yield inputs.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
 
 
-def _in_order(dataset: Samples, order: Generator, shuffle: bool, sampling: str | None) -> dict[str, Any]:
+def _order_settings(dataset: Samples, order: Generator, shuffle: bool, sampling: str | None) -> dict[str, Any]:
     """What tells a DataLoader the order of the samples."""
     if not is_balanced(sampling):
         return {"shuffle": shuffle}

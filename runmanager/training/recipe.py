@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 KEPT = {"scheduler": "schedule", "scaler": "precision", "patience": "patience", "average": "average"}
 """Those whose state a checkpoint holds: what it is called there, and here."""
 _ALONE = {
-    "precision": "it trains in mixed precision (amp)",
-    "average": "it averages its weights",
-    "unfreezing": "it unfreezes parameters on its way",
+    "precision": "it trains in mixed precision (amp), which goes by operations, and a group's are others",
     "is_spread": "it is trained on several devices (devices)",
     "is_compiled": "its network is compiled",
     "channels_last": "its network is channels_last",
@@ -94,24 +92,25 @@ class Recipe:
 
     def refusal(self) -> str | None:
         """Why its run is trained alone, in plain words; None where it may be one of a group."""
-        if self.accumulate > 1:
-            return "it goes through a batch in pieces (accumulate)"
         return next((reason for name, reason in _ALONE.items() if getattr(self, name)), None)
 
     def structure(self) -> list[Any]:
         """What members of a group have to agree in."""
         kinds = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
-        names = None if self.metrics is None else self.metrics.names
-        return [[one for one in kinds if one not in _FREE], names, self.log_every, self.num_shown]
+        own = {
+            "metrics": None if self.metrics is None else self.metrics.names,
+            "average": None if self.average is None else self.average.kind,
+            "unfreezing": None if self.unfreezing is None else self.unfreezing.due,
+        }
+        return [[one for one in kinds if one not in _FREE], own, self.accumulate, self.log_every, self.num_shown]
 
     def stop_reason(self) -> str | None:
         """Why its run is over although epochs are left; None where it is not."""
         return None if self.patience is None else self.patience.reason()
 
-    def begin_epoch(self, network: Module, epoch: int) -> None:
-        """Before an epoch, counted from 1."""
-        if self.unfreezing is not None:
-            self.unfreezing.begin_epoch(network, epoch)
+    def begin_epoch(self, network: Module, epoch: int) -> bool:
+        """Before an epoch, counted from 1; whether other parameters are trained from here on."""
+        return self.unfreezing is not None and bool(self.unfreezing.begin_epoch(network, epoch))
 
     def after_step(self) -> None:
         """After a step of the optimizer."""

@@ -72,6 +72,16 @@ class Skeleton:
         """Puts the networks into train or eval mode."""
         self._module.train(mode)
 
+    @contextmanager
+    def same_draws(self) -> Iterator[None]:
+        """What is drawn in here changes nothing of what is drawn behind it."""
+        states = [one.get_state() for one in self.generators]
+        try:
+            yield
+        finally:
+            for generator, state in zip(self.generators, states, strict=True):
+                generator.set_state(state)
+
     def close(self) -> None:
         """Lets go of the last step's tensors; the layers that refer back here would keep them."""
         for place, key, _ in self._slots:

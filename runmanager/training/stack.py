@@ -35,7 +35,8 @@ class Stack:
         self._names = [names[id(param)] for param in first]
         rows = [*self._trained, *[first] * num_spare]
         self.values = torch.stack([_flat(params) for params in rows])  # [K + spare, P]
-        self._others = self._stacked_others()
+        self.others = self._stacked_others()
+        """What is not trained, [K + spare, ...] each, by name."""
         self._bind()
 
     @property
@@ -58,24 +59,26 @@ class Stack:
     def _bind(self) -> None:
         """Makes the networks' tensors views of the stack's."""
         self.grads = torch.zeros_like(self.values)
-        self.leaves = {
-            name: self.values[:, start:stop].view(-1, *shape).requires_grad_()
-            for name, (start, stop, shape) in zip(self._names, self._places, strict=True)
-        }
-        self._grad_views = [self.grads[:, start:stop].view(-1, *shape) for start, stop, shape in self._places]
+        self.leaves = {name: one.requires_grad_() for name, one in self.views_of(self.values).items()}
+        self._grad_views = list(self.views_of(self.grads).values())
         for index, (network, params) in enumerate(zip(self.networks, self._trained, strict=True)):
             for param, leaf, grad in zip(params, self.leaves.values(), self._grad_views, strict=True):
                 param.data, param.grad = leaf.detach()[index], grad[index]
-            _bind_others(network, {name: values[index] for name, values in self._others.items()})
+            bind(network, {name: values[index] for name, values in self.others.items()})
+
+    def views_of(self, values: Tensor) -> dict[str, Tensor]:
+        """Numbers for all that is trained, [K + spare, P], as a tensor [K + spare, ...] for each parameter, by its name."""
+        places = zip(self._names, self._places, strict=True)
+        return {name: values[:, start:stop].view(-1, *shape) for name, (start, stop, shape) in places}
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a forward pass needs, by the names that a network has for it; each [K + spare, ...]."""
-        return {**self.leaves, **self._others}
+        return {**self.leaves, **self.others}
 
-    def take_grads(self, losses: Tensor) -> None:
-        """Puts the gradients of each network's own loss, [K], into `grads`; those of spare rows are 0."""
+    def take_grads(self, losses: Tensor, *, adds: bool = False) -> None:
+        """Puts the gradients of each network's own loss, [K], into `grads`, or adds them; those of spare rows are 0."""
         found = torch.autograd.grad(losses.sum(), list(self.leaves.values()))
-        torch._foreach_copy_(self._grad_views, list(found))
+        (torch._foreach_add_ if adds else torch._foreach_copy_)(self._grad_views, list(found))
 
     def keep(self, indices: Sequence[int]) -> None:
         """Goes on with some of the networks; those that leave keep what they have."""
@@ -84,7 +87,7 @@ class Stack:
         self.networks = [self.networks[index] for index in indices]
         self._trained = [self._trained[index] for index in indices]
         self.values = self.values.detach()[rows]
-        self._others = {name: values[rows] for name, values in self._others.items()}
+        self.others = {name: values[rows] for name, values in self.others.items()}
         self._bind()
 
 
@@ -96,7 +99,8 @@ def _buffers(network: Module) -> dict[str, Tensor]:
     return dict(network.named_buffers())
 
 
-def _bind_others(network: Module, values: dict[str, Tensor]) -> None:
+def bind(network: Module, values: dict[str, Tensor]) -> None:
+    """Makes a network's parameters and buffers of these names these tensors."""
     params = dict(network.named_parameters())
     for name, value in values.items():
         if name in params:

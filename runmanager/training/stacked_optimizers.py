@@ -1,7 +1,6 @@
 """K ordinary torch optimizers that take their steps at once, on one tensor with a row for each."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from runmanager.training.stacked_parts import Part, trained
+from runmanager.training.stacked_parts import Part, cohorts, trained
 from runmanager.training.stacked_updates import AdagradPart, AdamPart, RmspropPart, SgdPart
 
 _PARTS: dict[type, type[Part]] = {
@@ -106,15 +105,11 @@ class StackedOptimizer:
 
     def __init__(self, optimizers: Sequence[Optimizer], values: Tensor, grads: Tensor) -> None:
         _check(optimizers, values, grads)
-        groups = range(len(optimizers[0].param_groups))
-        sizes = [sum(one.numel() for one in trained(optimizers[0], group)) for group in groups]
-        ranges = {
-            group: slice(*ends) for group, ends in enumerate(pairwise(accumulate(sizes, initial=0))) if sizes[group]
-        }
         part = _PARTS[type(optimizers[0])]
-        self._columns = list(ranges.values())
+        places = list(_places(optimizers[0]))
+        self._columns = [columns for *_, columns in places]
         self._parts = [
-            part(optimizers, group, values[:, columns], grads[:, columns]) for group, columns in ranges.items()
+            part(optimizers, group, cohort, values[:, columns], grads[:, columns]) for group, cohort, columns in places
         ]
         for one in optimizers:
             one._opt_called = True  # type: ignore[attr-defined]  # else its schedule warns that no step came before it
@@ -160,6 +155,16 @@ class StackedOptimizer:
             raise ValueError(f"{len(indices)} members stay, but values has {len(values)} rows; give it one for each")
         for part, columns in zip(self._parts, self._columns, strict=True):
             part.keep(indices, values[:, columns], grads[:, columns])
+
+
+def _places(optimizer: Optimizer) -> Iterator[tuple[int, slice, slice]]:
+    """Each part of a stack: its group, which of that group's trained parameters, and their columns."""
+    start = 0
+    for group in range(len(optimizer.param_groups)):
+        for cohort in cohorts(optimizer, group):
+            stop = start + sum(one.numel() for one in trained(optimizer, group)[cohort])
+            yield group, cohort, slice(start, stop)
+            start = stop
 
 
 def stacked(optimizers: Sequence[Optimizer], values: Tensor, grads: Tensor) -> StackedOptimizer:

@@ -1,6 +1,7 @@
-"""A param group of K optimizers as one: its columns of the stack, its state and its hyperparameters."""
+"""Parameters of one param group of K optimizers as one: their columns of the stack, their state and hyperparameters."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
@@ -30,8 +31,25 @@ def blocks(tensor: Tensor) -> list[Tensor]:
     return [one for one in pieces if len(one)]
 
 
+def cohorts(optimizer: Optimizer, group: int) -> Iterator[slice]:
+    """Which of a group's trained parameters, one behind the other, have taken their first step together.
+
+    What was thawed later has done fewer steps, or has no state yet.
+    """
+    ages = [_age(optimizer.state.get(one, {})) for one in trained(optimizer, group)]
+    start = 0
+    for _, same in groupby(ages):
+        stop = start + len(list(same))
+        yield slice(start, stop)
+        start = stop
+
+
+def _age(state: dict[str, Any]) -> tuple[float, list[str]]:
+    return float(state.get("step") or 0), sorted(name for name, value in state.items() if value is not None)
+
+
 class Part:
-    """One param group of all K members.
+    """Parameters of one param group of all K members, which have taken their first step together.
 
     All that a step changes is a tensor of the stack's device, so a step waits for nothing and can be captured as a CUDA graph.
     A member's hyperparameters are its own row of [K, 1] tensors whether or not the others have the same: its numbers do not
@@ -41,9 +59,9 @@ class Part:
     names: ClassVar[tuple[str, ...]]  # of the hyperparameters; betas counts as beta1 and beta2
     counts_steps: ClassVar[bool] = True
 
-    def __init__(self, members: Sequence[Optimizer], group: int, values: Tensor, grads: Tensor) -> None:
+    def __init__(self, members: Sequence[Optimizer], group: int, cohort: slice, values: Tensor, grads: Tensor) -> None:
         self.members, self.group = list(members), group
-        self.parameters = [trained(one, group) for one in members]
+        self.parameters = [trained(one, group)[cohort] for one in members]
         self.flags = members[0].param_groups[group]
         self.maximize = bool(self.flags.get("maximize"))
         self.steps = torch.zeros((), device=values.device)  # float32, as torch has it

@@ -21,10 +21,10 @@ class _WithMomentum(Part):
     A buffer is at rest while a schedule has the momentum at 0: it is put aside, since the stack's row is overwritten.
     """
 
-    def __init__(self, members: Sequence[Optimizer], group: int, values: Tensor, grads: Tensor) -> None:
+    def __init__(self, members: Sequence[Optimizer], group: int, cohort: slice, values: Tensor, grads: Tensor) -> None:
         self.aside: dict[int, Tensor] = {}  # row -> [P]
         self.fresh = torch.ones(len(members), 1, dtype=values.dtype, device=values.device)  # 1: there is no buffer yet
-        super().__init__(members, group, values, grads)
+        super().__init__(members, group, cohort, values, grads)
 
     def _needs(self, of: dict[str, Tensor]) -> set[str]:
         return super()._needs(of) | ({"momentum"} if of["momentum"].any() else set())

@@ -11,7 +11,7 @@ from torch.nn import Module
 
 from runmanager.data.splits import DataError
 from runmanager.data.targets import batch_fault
-from runmanager.tracking.meters import Mean
+from runmanager.training.recipes.clipping import MeanNorm
 from runmanager.training.recipes.precision import inputs_channels_last, pieces
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class SingleStepper:
         self.network, self.optimizer, self.loss, self.recipe = parts.network, parts.optimizer, parts.loss, parts.recipe
         mixing = parts.recipe.mixing
         self._train_loss = self.loss if mixing is None else mixing.soft_loss(self.loss)
-        self._norms = Mean(1)
+        self._norms = MeanNorm(skips=parts.recipe.precision is not None and parts.recipe.precision.skips_steps)
 
     def step(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """See `Stepper`."""
@@ -150,7 +150,7 @@ class SingleStepper:
         stepped = {id(param) for group in self.optimizer.param_groups for param in group["params"]}
         norm = clip(param for param in self.network.parameters() if id(param) in stepped)
         if norm is not None:
-            self._norms.add(norm, 1)
+            self._norms.add(norm)
 
     def evaluate(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """See `Stepper`."""
@@ -164,8 +164,8 @@ class SingleStepper:
 
     def grad_norms(self) -> list[float] | None:
         """See `Stepper`."""
-        norms, self._norms = self._norms.compute(), Mean(1)
-        return norms
+        norm = self._norms.take()
+        return None if norm is None else [norm]
 
     def with_network(self, network: Module) -> "SingleStepper":
         """The same for another network, as to evaluate it."""

@@ -40,7 +40,7 @@ class Average:
         fault = average_fault(kind, decay, start)
         if fault:
             raise TrainerError(fault)
-        self.kind, self._source, self._start = kind, network, start
+        self.kind, self.decay, self._source, self._start = kind, decay, network, start
         self._mix = get_ema_multi_avg_fn(decay) if kind == "ema" else get_swa_multi_avg_fn()
         self._averaged: AveragedModel | None = None
         _try_copy(network, kind)
@@ -49,6 +49,11 @@ class Average:
     def network(self) -> Module | None:
         """The network with averaged weights, to be evaluated and kept; None before the first was averaged."""
         return None if self._averaged is None else self._averaged.module
+
+    @property
+    def num_averaged(self) -> int:
+        """How many weights are in the average."""
+        return 0 if self._averaged is None else int(self._averaged.n_averaged)
 
     @property
     def first_epoch(self) -> int:
@@ -60,15 +65,23 @@ class Average:
         if self.kind == "ema":
             self._update()
 
+    def is_due(self, epoch: int) -> bool:
+        """Whether the weights at the end of an epoch, counted from 1, are averaged then."""
+        return self.kind == "swa" and epoch >= self._start
+
     def end_epoch(self, epoch: int) -> None:
         """To be called at the end of every epoch, counted from 1, before validation."""
-        if self.kind == "swa" and epoch >= self._start:
+        if self.is_due(epoch):
             self._update()
 
+    def begin(self) -> AveragedModel:
+        """What holds the average; made when the first is due, because lazy layers and some buffers are made by the first batch."""
+        if self._averaged is None:
+            self._averaged = AveragedModel(self._source, multi_avg_fn=self._mix).requires_grad_(False)
+        return self._averaged
+
     def _update(self) -> None:
-        if self._averaged is None:  # not before: lazy layers and some buffers are made by the first batch
-            self._averaged = self._copy()
-        averaged = self._averaged
+        averaged = self.begin()
         kept = []
         if self.kind == "ema" and averaged.n_averaged > 0:
             kept = [one.clone() for one in _statistics(averaged)]
@@ -78,9 +91,6 @@ class Average:
             self._mix(kept, now, averaged.n_averaged)
             for one, mixed in zip(now, kept, strict=True):
                 one.copy_(mixed)
-
-    def _copy(self) -> AveragedModel:
-        return AveragedModel(self._source, multi_avg_fn=self._mix).requires_grad_(False)
 
     def refresh(self, batches: Iterable[Tensor]) -> None:
         """Measures the statistics of the averaged network's BatchNorm layers on training inputs, one pass over them.
@@ -106,9 +116,9 @@ class Average:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts back what `state_dict` returned; the network itself has to be back by then."""
-        self._averaged = self._copy() if state else None
-        if self._averaged is not None:
-            self._averaged.load_state_dict(state["averaged"])
+        self._averaged = None
+        if state:
+            self.begin().load_state_dict(state["averaged"])
 
 
 def average_fault(kind: Any, decay: Any, start: Any) -> str | None:
@@ -135,5 +145,9 @@ def _try_copy(network: Module, kind: str) -> None:
 
 def _statistics(network: Module) -> list[Tensor]:
     """The running means and variances of its normalisations."""
-    buffers = network.named_buffers()
-    return [one for name, one in buffers if name.rpartition(".")[2] in _STATISTICS and one.is_floating_point()]
+    return [one for name, one in network.named_buffers() if is_statistic(name, one)]
+
+
+def is_statistic(name: str, buffer: Tensor) -> bool:
+    """Whether it is a running mean or variance of a normalisation."""
+    return name.rpartition(".")[2] in _STATISTICS and buffer.is_floating_point()

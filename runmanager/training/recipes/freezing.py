@@ -59,17 +59,18 @@ class Unfreezing:
                     f"unfreeze has epoch {epoch!r}; give a whole number of 2 or more, since epoch 1 is the first: "
                     "what it is to train is not frozen"
                 )
-        self._due = {epoch: matching(network, due[epoch], f"unfreeze at epoch {epoch}") for epoch in sorted(due)}
+        self.due = {epoch: matching(network, due[epoch], f"unfreeze at epoch {epoch}") for epoch in sorted(due)}
+        """The names of the parameters by the epoch in which they are thawed, the first of them first."""
 
     @property
     def epochs(self) -> list[int]:
         """The epochs that begin with something thawed, the first of them first."""
-        return list(self._due)
+        return list(self.due)
 
     def begin_epoch(self, network: Module, epoch: int) -> list[str]:
         """Thaws what is due in this epoch or was in one before; returns the names that were frozen until now."""
         frozen = {name for name, param in network.named_parameters() if not param.requires_grad}
-        due = [name for at, names in self._due.items() if at <= epoch for name in names if name in frozen]
+        due = [name for at, names in self.due.items() if at <= epoch for name in names if name in frozen]
         return _set(network, list(dict.fromkeys(due)), True)
 
 

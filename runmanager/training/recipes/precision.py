@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -21,11 +21,17 @@ _MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagra
 
 
 class Precision:
-    """A step in the network's own precision: each part is the plain call."""
+    """Forward and loss in bfloat16, where torch holds it safe; it has the range of float32 and needs no scaler."""
+
+    skips_steps = False
+    """Whether a step may not be taken, for gradients that are too large for the precision."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> None:
+        self._device, self._dtype = device, dtype
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Where forward and loss are computed."""
-        return nullcontext()
+        return torch.amp.autocast(self._device.type, self._dtype)
 
     def backward(self, loss: Tensor) -> None:
         """The gradients of a loss, added to those that are there."""
@@ -61,23 +67,14 @@ class Precision:
             raise TrainerError("the checkpoint has a gradient scaler, and the run has none now; put amp='fp16' back")
 
 
-class HalfPrecision(Precision):
-    """Forward and loss in bfloat16, where torch holds it safe; it has the range of float32 and needs no scaler."""
-
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._device, self._dtype = device, dtype
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """See `Precision`."""
-        return torch.amp.autocast(self._device.type, self._dtype)
-
-
-class ScaledPrecision(HalfPrecision):
+class ScaledPrecision(Precision):
     """Forward and loss in float16. The loss is scaled up, so that small gradients are not lost.
 
     A step whose gradients are infinite or NaN is skipped, and the next loss is scaled up less: the first steps of a run
     often are. On a GPU torch waits for the gradients of each step to see whether it has to be skipped.
     """
+
+    skips_steps = True
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device, torch.float16)
@@ -123,11 +120,11 @@ class ScaledPrecision(HalfPrecision):
         self._num_told = state["num_skipped"]
 
 
-def precision_of(amp: str | None, device: torch.device) -> Precision:
+def precision_of(amp: str, device: torch.device) -> Precision:
     """The precision of a run's steps.
 
     Args:
-        amp: "fp16", "bf16", or None for the network's own.
+        amp: "fp16" or "bf16".
         device: where the run is trained.
 
     Raises:
@@ -136,9 +133,7 @@ def precision_of(amp: str | None, device: torch.device) -> Precision:
     fault = amp_fault(amp, device)
     if fault:
         raise TrainerError(fault)
-    if amp is None:
-        return Precision()
-    return ScaledPrecision(device) if amp == "fp16" else HalfPrecision(device, _DTYPES[amp])
+    return ScaledPrecision(device) if amp == "fp16" else Precision(device)
 
 
 def amp_fault(amp: Any, device: torch.device) -> str | None:
@@ -242,7 +237,7 @@ def _usual_cxx() -> str:
     return "clang++" if sys.platform == "darwin" else "g++"
 
 
-def pieces(inputs: Tensor, targets: Tensor, accumulate: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+def pieces(inputs: Tensor, targets: Tensor, accumulate: int, dim: int = 0) -> Iterator[tuple[Tensor, Tensor, float]]:
     """A batch in pieces of nearly the same size, none of them empty, each with its share of the batch.
 
     Where the loss is a mean over samples, the gradients of `share * loss` of all pieces add up to those of the whole
@@ -253,12 +248,13 @@ def pieces(inputs: Tensor, targets: Tensor, accumulate: int) -> Iterator[tuple[T
         inputs: those of a batch, [N, ...].
         targets: theirs, [N, ...].
         accumulate: how many pieces; a batch of fewer samples has one for each.
+        dim: that of the samples; 1 for the batches [K, N, ...] of a group.
     """
-    size = len(targets)
+    size = targets.shape[dim]
     num_pieces = max(1, min(accumulate, size))
-    parts = zip(inputs.tensor_split(num_pieces), targets.tensor_split(num_pieces), strict=True)
+    parts = zip(inputs.tensor_split(num_pieces, dim), targets.tensor_split(num_pieces, dim), strict=True)
     for some_inputs, some_targets in parts:
-        yield some_inputs, some_targets, len(some_targets) / max(1, size)
+        yield some_inputs, some_targets, some_targets.shape[dim] / max(1, size)
 
 
 @contextmanager

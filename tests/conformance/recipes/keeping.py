@@ -85,7 +85,6 @@ def swa(run) -> Plain:
     return plain
 
 
-ALONE = "it averages its weights"
 CASES = {
     "patience": Case({"lr": [0.5], "patience": [1, 3]}, lambda project: {"epochs": MANY}, patience, leaves_early=True),
     "patience of an accuracy": Case(
@@ -94,10 +93,6 @@ CASES = {
         patience_of_accuracy,
         leaves_early=True,
     ),
-    "exponential average": Case(
-        {"lr": [0.1], "ema_decay": [0.9, 0.5]}, lambda project: {"average": "ema"}, ema, alone=ALONE
-    ),
-    "stochastic average": Case(
-        {"lr": [0.1], "average": ["swa"], "swa_start": [1, 2]}, lambda project: {}, swa, alone=ALONE
-    ),
+    "exponential average": Case({"lr": [0.1], "ema_decay": [0.9, 0.5]}, lambda project: {"average": "ema"}, ema),
+    "stochastic average": Case({"lr": [0.1], "average": ["swa"], "swa_start": [1, 2]}, lambda project: {}, swa),
 }
