@@ -198,6 +198,19 @@ def no_process_is_left():
     assert children() <= before
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """The same bits in all processes of the module's tests."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """An empty project, which is also the current folder."""

@@ -28,6 +28,7 @@ from runmanager.parameters import (
     short_text,
     varying,
 )
+from tests.same_values import same
 
 TEXT = st.text(max_size=12) | st.sampled_from(["", "$name", "$float", "$dict", "nan", "NaN", "\ud800", "\0", "a\nb"])
 VALUES = st.recursive(
@@ -47,19 +48,6 @@ class Level(enum.IntEnum):
 
 def strict(text: str) -> Any:
     return json.loads(text, parse_constant=lambda literal: pytest.fail(f"{literal} is not strict JSON"))
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equal, of the same type all the way down; NaN equals NaN and -0.0 is not 0.0."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, float):
-        return repr(one) == repr(other)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
-    return bool(one == other)
 
 
 @settings(max_examples=500, deadline=None)

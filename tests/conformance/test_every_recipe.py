@@ -1,12 +1,8 @@
 """Every recipe, in every way: as a plain loop has it, in processes, killed and resumed, and together with others in a step."""
 
 import importlib
-import os
 import pkgutil
-import signal
-import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +10,12 @@ import pytest
 import torch
 
 import tests.conformance.recipes as package
-from runmanager import RunManager, launch
+from runmanager import launch
 from runmanager.tracking.run_dir import RunDir, SweepDir
+from tests.conformance.left_behind import killed_in_second_epoch, state_of, table_of
 from tests.conformance.recipes.cases import Case, sweep_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 MODULES = [module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "cases"]
 CASES: dict[str, Case] = {
@@ -42,17 +41,6 @@ ONE_OF_EACH_ROW = pytest.mark.parametrize(
 )
 """Worker processes take some seconds to start, so the others run in the long loop."""
 Trained = Callable[[str], Path]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """The same bits in all processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -90,21 +78,19 @@ def runs_of(project: Path) -> list[RunDir]:
     return sorted(SweepDir(project, "recipe").runs(), key=lambda run_dir: run_dir.number)
 
 
-def table_of(project: Path) -> pd.DataFrame:
+def rows_of(project: Path) -> pd.DataFrame:
     """The rows without what time and place decide."""
-    table = pd.read_csv(project / "results" / "recipe.csv").sort_values(["run", "epoch"], ignore_index=True)
-    return table.drop(columns=["epoch duration", "run duration", "group size"])
+    return table_of(project, "recipe").drop(columns="group size")
 
 
 def weights_of(run_dir: RunDir) -> dict[str, torch.Tensor]:
     """Those that were saved last."""
-    last = sorted((run_dir.path / "checkpoints").glob("epoch-*.pt"))[-1]
-    return torch.load(last, weights_only=True)["state"]["network"]
+    return state_of(run_dir)["network"]
 
 
 def assert_same(project: Path, other: Path) -> None:
     """The same rows and the same last weights, to the last bit."""
-    pd.testing.assert_frame_equal(table_of(project), table_of(other), check_exact=True)
+    pd.testing.assert_frame_equal(rows_of(project), rows_of(other), check_exact=True)
     for ours, theirs in zip(runs_of(project), runs_of(other), strict=True):
         mine, its = weights_of(ours), weights_of(theirs)
         assert mine.keys() == its.keys()
@@ -114,7 +100,7 @@ def assert_same(project: Path, other: Path) -> None:
 @EXACT
 def test_losses_and_weights_are_to_the_last_bit_those_of_a_plain_loop(name: str, here: Trained) -> None:
     project, case = here(name), CASES[name]
-    table = table_of(project)
+    table = rows_of(project)
     for number, run in enumerate(sweep_of(case, project).runs(), 1):
         plain = case.plain(run)
         own = table[table["run"] == number]
@@ -142,23 +128,7 @@ def test_runs_that_are_killed_go_on_to_the_same(name: str, here: Trained, tmp_pa
 
 def launch_and_be_killed(project: Path, name: str, number: int) -> None:
     """Trains a run in a process that is killed when its second epoch begins."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            begin_epoch = RunManager.begin_epoch
-
-            def begin_or_die(manager: RunManager) -> None:
-                if manager.num_epochs == 1:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                begin_epoch(manager)
-
-            RunManager.begin_epoch = begin_or_die
-            launch_here(project, name, only=(number,))
-        finally:
-            traceback.print_exc(file=sys.stderr)
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    killed_in_second_epoch(lambda: launch_here(project, name, only=(number,)))
 
 
 @EVERY
@@ -174,5 +144,5 @@ def test_two_runs_in_one_step_reach_the_same_or_it_is_said_why_not(
         assert_same(project, here(name))
         return
     assert set(sizes) == ({1, 2} if case.leaves_early else {2})
-    own, alone = table_of(project), table_of(here(name))
+    own, alone = rows_of(project), rows_of(here(name))
     pd.testing.assert_frame_equal(own, alone, rtol=case.tolerance, atol=case.tolerance)

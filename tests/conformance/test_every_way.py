@@ -1,12 +1,11 @@
 """Every way of training leaves the same folder: the same files, rows, statuses and numbers."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
 from runmanager import load_results
 from runmanager.tracking.counting import counted
@@ -19,7 +18,7 @@ Train = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
+def trained(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Train:
     """Trains in one of the ways with one thread, once for all that look at what it leaves; returns the project."""
     projects: dict[tuple[str, bool, bool], Path] = {}
 
@@ -30,12 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
             WAYS[way](projects[key], fails, tensorboard)
         return projects[key]
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield train
-    torch.set_num_threads(before)
+    return train
 
 
 def history_of(project: Path) -> SweepHistory:

@@ -13,9 +13,9 @@ from runmanager.tracking.history import read_sweep
 from runmanager.tracking.run_dir import SweepDir
 from tests.conformance.recipes.cases import NUM_CLASSES, NUM_EPOCHS, Plain, sweep_of
 from tests.conformance.recipes.metrics import CASES, COLOURS, measured
-from tests.conformance.test_every_recipe import launch_and_be_killed, launch_here, made, one_thread, runs_of
+from tests.conformance.test_every_recipe import launch_and_be_killed, launch_here, made, runs_of
 
-__all__ = ["one_thread"]  # a fixture
+pytestmark = pytest.mark.usefixtures("one_thread")
 NAME = "metrics of named classes"
 CASE = CASES[NAME]
 

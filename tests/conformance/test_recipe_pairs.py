@@ -1,10 +1,6 @@
 """Recipes together: each pair of settings is in one of these sweeps, killed and resumed, and with two runs in a step."""
 
-import os
 import random
-import signal
-import sys
-import traceback
 from functools import partial
 from itertools import combinations, product
 from pathlib import Path
@@ -17,11 +13,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from runmanager import RunManager, Sweep, Trainer, launch
+from runmanager import Sweep, Trainer, launch
 from runmanager.data.splits import Splits
 from runmanager.tracking.run_dir import SweepDir
 from runmanager.training.plain import differences
+from tests.conformance.left_behind import killed_in_second_epoch, state_of, table_of
 from tests.conformance.recipes.cases import NUM_CLASSES, pictures
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FUSED: dict[str, list[Any]] = {
     "optimizer": [partial(torch.optim.SGD, momentum=0.9), "AdamW"],
@@ -49,14 +48,14 @@ FUSED: dict[str, list[Any]] = {
     "log_every": [None, 2],
     "show_predictions": [None, 2],
     "patience": [None, 1],
+    "unfreeze": [None, {2: "0.*"}],
+    "average": [None, "ema", "swa"],
+    "accumulate": [None, 3],
 }
 """What goes on in a group."""
 ALONE: dict[str, list[Any]] = {
-    "unfreeze": [None, {2: "0.*"}],
-    "average": [None, "ema", "swa"],
     "amp": [None, "bf16"],
     "channels_last": [None, True],
-    "accumulate": [None, 3],
     "deterministic": [None, True],
     "cudnn_benchmark": [None, True],
     "profile": [None, 2],
@@ -123,42 +122,13 @@ def sweep_of(settings: dict[str, Any], project: Path, lrs: list[float]) -> Sweep
 def trained(settings: dict[str, Any], project: Path, *, lrs: list[float], **options: Any) -> pd.DataFrame:
     """The rows, without what time and place decide."""
     launch(sweep_of(settings, project, lrs), tensorboard=False, quiet=True, **{"fuse": "off", **options})
-    table = pd.read_csv(project / "results" / "pair.csv").sort_values(["run", "epoch"], ignore_index=True)
-    return table.drop(columns=["epoch duration", "run duration"])
+    return table_of(project, "pair")
 
 
-def state_of(project: Path) -> Any:
+def last_of(project: Path) -> Any:
     """What was saved last of the only run."""
     (run,) = SweepDir(project, "pair").runs()
-    last = sorted((run.path / "checkpoints").glob("epoch-*.pt"))[-1]
-    return torch.load(last, weights_only=True)["state"]
-
-
-def be_killed(settings: dict[str, Any], project: Path) -> None:
-    """Trains the run in a process that is killed when its second epoch begins."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            begin_epoch = RunManager.begin_epoch
-
-            def begin_or_die(manager: RunManager) -> None:
-                if manager.num_epochs == 1:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                begin_epoch(manager)
-
-            RunManager.begin_epoch = begin_or_die
-            trained(settings, project, lrs=[0.05])
-        finally:
-            traceback.print_exc(file=sys.stderr)
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
+    return state_of(run)
 
 
 @pytest.mark.parametrize("settings", GROUPED, ids=range(len(GROUPED)))
@@ -173,9 +143,9 @@ def test_recipes_do_together_in_a_group_what_they_do_together_alone(settings: di
 def test_recipes_go_on_together_to_the_last_bit(settings: dict[str, Any], tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     table = trained(settings, whole, lrs=[0.05])
-    be_killed(settings, killed)
+    killed_in_second_epoch(partial(trained, settings, killed, lrs=[0.05]))
     pd.testing.assert_frame_equal(trained(settings, killed, lrs=[0.05]), table, check_exact=True)
-    assert list(differences(state_of(killed), state_of(whole), "")) == []
+    assert list(differences(last_of(killed), last_of(whole), "")) == []
 
 
 def test_each_pair_of_settings_is_in_a_sweep() -> None:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import sys
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from runmanager import RunBuilder, RunManager, Sweep, Trainer, launch
 from runmanager.data.splits import Splits
 from runmanager.training.seeding import run_seed
+from tests.processes import in_child
 
 NAME = "same"
 PARAMS = OrderedDict(lr=[0.1, 0.01], batch_size=[8, 32])
@@ -190,16 +189,11 @@ def alone_resumed_fused(project: Path, fails: bool, tensorboard: bool) -> None:
 def launch_and_be_killed(
     project: Path, fails: bool, tensorboard: bool, fuse: str | int, only: tuple[int, ...] = ()
 ) -> None:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            sweep = trainers_sweep(project, fails, is_killed=True)
-            launch(sweep, quiet=True, tensorboard=tensorboard, fuse=fuse, only=only)
-        finally:
-            traceback.print_exc(file=sys.stderr)
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    def train() -> None:
+        sweep = trainers_sweep(project, fails, is_killed=True)
+        launch(sweep, quiet=True, tensorboard=tensorboard, fuse=fuse, only=only)
+
+    assert in_child(train) == -signal.SIGKILL
 
 
 Train = Callable[[Path, bool, bool], None]

@@ -5,7 +5,6 @@ import os
 import random
 import select
 import signal
-import traceback
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +22,9 @@ from runmanager.tracking.history import read_sweep
 from runmanager.tracking.run_dir import find_sweep
 from runmanager.training.checkpoints import TrainingState
 from runmanager.training.trainer import TrainerError
+from tests.processes import in_child
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NUM_SAMPLES, BATCH_SIZE, NUM_EPOCHS = 50, 8, 6
 NUM_BATCHES = 5  # of an epoch; a fifth of the samples validates
@@ -53,14 +55,6 @@ SCHEDULES = {
         [lr_scheduler.ConstantLR(optimizer), lr_scheduler.ExponentialLR(optimizer, 0.7)]
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Augmented(Dataset):
@@ -178,16 +172,13 @@ def train_and_interrupt(folder: Path, num_batches: int, **parts) -> None:
 def train_and_kill(folder: Path, num_batches: int, **parts) -> None:
     """One attempt in a process of its own, which is killed in its n-th batch; its loader's processes die with it."""
     alive, held = os.pipe()  # each process of the attempt holds one end open as long as it lives
-    pid = os.fork()
-    if pid == 0:
-        try:
-            train(folder, lambda done: done == num_batches and os.kill(os.getpid(), signal.SIGKILL), **parts)
-        finally:
-            traceback.print_exc()
-            os._exit(1)
+
+    def die(done):
+        if done == num_batches:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(lambda: train(folder, die, **parts)) == -signal.SIGKILL
     os.close(held)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     assert select.select([alive], [], [], 10)[0], "a process of the loader is still there"
     os.close(alive)
 

@@ -1,12 +1,12 @@
 """The same command again goes on: what is complete is skipped, what was stopped goes on where it was."""
 
 import json
-import os
 import shutil
 import signal
-import traceback
 
 import pytest
+
+from tests.processes import in_child
 
 BEFORE = "import os\nimport signal\nimport time\nfrom pathlib import Path"
 TRAIN = """\
@@ -36,15 +36,7 @@ def launched(project, *options):
 
 def launched_and_killed(project, name="tiny", **options):
     """Launches in a fork of this process, which has torch already, and kills itself."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            project.launch(name, **options)
-        finally:
-            traceback.print_exc()
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    assert in_child(lambda: project.launch(name, **options)) == -signal.SIGKILL
 
 
 def begun(project, run):

@@ -17,6 +17,7 @@ from runmanager.launching.saved import find_saved
 from runmanager.launching.sweep import SweepError
 from runmanager.tracking.errors import CheckpointError
 from runmanager.tracking.run_dir import SweepDir
+from tests.launching.launch_options import WAYS
 
 NET = """
 class Net(nn.Module):
@@ -352,14 +353,6 @@ def test_a_sweep_by_function_has_no_network_to_look_into(project, command):
         said = command(name, "tiny")
         assert said.status == 2
         assert "only a Trainer's network can be looked into" in said.err
-
-
-WAYS = {
-    "here": {"fuse": "off"},
-    "processes": {"fuse": "off", "workers": 2},
-    "fused": {"fuse": 2},
-    "fused in processes": {"fuse": 2, "workers": 1},
-}
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -15,7 +15,7 @@ from runmanager.launching.load_sweep import load_sweep
 from runmanager.launching.sweep import SweepError
 from runmanager.training.settings import TrainerError
 
-pytestmark = pytest.mark.usefixtures("no_process_is_left")
+pytestmark = pytest.mark.usefixtures("no_process_is_left", "one_thread")
 ONE_AND_TWO = "devices=[1, 2], lr=[0.1], batch_size=[20]"
 TWO = "devices=[2], lr=[0.1], batch_size=[20]"
 BEFORE = """
@@ -35,12 +35,6 @@ SAME = {"before": BEFORE, "network": "network", "shuffle": "False", "sync_batchn
 SLOW = {**SAME, "params": TWO, "loss": "slow", "epochs": "6"}
 IN_BOTH_WAYS = pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.long)])
 LOST = "rank 1 of 2 is lost: the worker process was killed by SIGKILL"
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
 
 
 def table(project, name="tiny"):
@@ -93,6 +87,19 @@ def nothing_is_left(project):
     project.wait_for(lambda: not project.alive(), 10)
 
 
+def stop(project, workers, num_signals=1):
+    """Launches, and presses Ctrl-C in an epoch; nothing is left but a run that is interrupted."""
+    with started(project, workers) as process:
+        wait_for_epoch(project)
+        for _ in range(num_signals):
+            process.send_signal(signal.SIGINT)
+        said = project.said(process, 30)
+    assert said.status == 130, said.out + said.err
+    assert "Traceback" not in said.out + said.err
+    nothing_is_left(project)
+    assert project.statuses() == {1: "interrupted"}
+
+
 def test_a_run_on_two_processes_has_the_rows_of_one_on_one(project):
     project.sweep(params=ONE_AND_TWO, **SAME)
     project.launch()
@@ -102,14 +109,7 @@ def test_a_run_on_two_processes_has_the_rows_of_one_on_one(project):
 
 def test_a_run_that_was_stopped_in_a_worker_goes_on_to_the_rows_of_one_that_was_not(project):
     project.sweep(**SLOW)
-    with started(project, "auto") as process:
-        wait_for_epoch(project)
-        process.send_signal(signal.SIGINT)
-        said = project.said(process, 30)
-    assert said.status == 130, said.out + said.err
-    assert "Traceback" not in said.out + said.err
-    nothing_is_left(project)
-    assert project.statuses() == {1: "interrupted"}
+    stop(project, "auto")
     (project.root / "mended").touch()
     project.launch()
     gone_on = table(project)
@@ -132,13 +132,7 @@ def test_in_a_worker_the_rows_are_those_here(project):
 @pytest.mark.slow
 def test_ctrl_c_here_ends_the_epoch_and_the_same_command_goes_on(project):
     project.sweep(**SLOW)
-    with started(project, 0) as process:
-        wait_for_epoch(project)
-        process.send_signal(signal.SIGINT)
-        said = project.said(process, 30)
-    assert said.status == 130, said.out + said.err
-    nothing_is_left(project)
-    assert project.statuses() == {1: "interrupted"}
+    stop(project, 0)
     (project.root / "mended").touch()
     assert project.process("launch", "tiny", "--workers", "0").status == 0
     assert project.statuses() == {1: "completed"}
@@ -150,15 +144,7 @@ def test_ctrl_c_here_ends_the_epoch_and_the_same_command_goes_on(project):
 @IN_BOTH_WAYS
 def test_a_second_ctrl_c_stops_all_at_once(workers, project):
     project.sweep(**{**SLOW, "epochs": "200"})
-    with started(project, workers) as process:
-        wait_for_epoch(project)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)
-        said = project.said(process, 30)
-    assert said.status == 130, said.out + said.err
-    assert "Traceback" not in said.out + said.err
-    nothing_is_left(project)
-    assert project.statuses() == {1: "interrupted"}
+    stop(project, workers, num_signals=2)
 
 
 @pytest.mark.slow

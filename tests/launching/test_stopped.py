@@ -8,6 +8,8 @@ import pytest
 
 from runmanager import RunManager
 from runmanager.tracking.tracked import Tracked
+from tests.launching.launch_options import WAYS
+from tests.processes import in_child
 
 PATIENT = {
     "params": "lr=[0.0, 0.1], batch_size=[10]",
@@ -21,12 +23,6 @@ class Fixed(nn.Linear):
     def reset_parameters(self):
         self.weight.data.fill_(0.5), self.bias.data.fill_(0)
 """
-WAYS = {
-    "here": {"fuse": "off"},
-    "processes": {"fuse": "off", "workers": 2},
-    "fused": {"fuse": 2},
-    "fused in processes": {"fuse": 2, "workers": 1},
-}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -78,22 +74,19 @@ def test_a_run_that_is_killed_between_its_last_row_and_its_end_stops_at_the_same
 
 def launch_and_be_killed(project, way):
     """Launches in a process that is killed when a run that has stopped is about to be recorded as ended."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            end = Tracked.end
 
-            def end_or_die(tracked, how):
-                if how.status == "stopped":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return end(tracked, how)
+    def launch_until_then():
+        end = Tracked.end
 
-            Tracked.end = end_or_die
-            project.launch(**WAYS[way])
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        def end_or_die(tracked, how):
+            if how.status == "stopped":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return end(tracked, how)
+
+        Tracked.end = end_or_die
+        project.launch(**WAYS[way])
+
+    assert in_child(launch_until_then) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("way", ["here", "fused"])

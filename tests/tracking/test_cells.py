@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runmanager.tracking.cells import csv_line, from_cell, to_cell
+from tests.same_values import same
 
 TRICKY = (
     "",
@@ -91,19 +92,6 @@ PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) |
 VALUES = st.recursive(
     PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=6
 )
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equal, of the same type all the way down; NaN equals NaN and -0.0 is not 0.0."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, float):
-        return repr(one) == repr(other)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
-    return bool(one == other)
 
 
 @pytest.mark.parametrize("text", TRICKY)

@@ -11,10 +11,8 @@ import signal
 import stat
 import subprocess
 import sys
-import traceback
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from runmanager.tracking.checkpoint import Checkpoints, generators, put_back
 from runmanager.tracking.errors import CheckpointError, StorageError
 from runmanager.tracking.journal import Journal
 from runmanager.tracking.resuming import Keeper
+from tests.processes import in_child
 
 STATE = {"weights": torch.arange(6.0).reshape(2, 3), "epoch": 3, "name": "adam", "lrs": [0.1, None], "flag": True}
 
@@ -277,19 +276,6 @@ def test_a_state_that_cannot_be_written_is_told_and_the_one_before_stays(
             checkpoints.save(2, STATE)
     assert os.listdir(checkpoints.folder) == [before["file"]]
     assert same(checkpoints.load(before), STATE)
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """How a forked process ended that did this, as `subprocess` has it; what it raised is printed."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:  # noqa: BLE001 (the child ends here, whatever it raised)
-            traceback.print_exc()
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_a_disk_that_fills_while_a_state_is_saved_leaves_nothing_of_it(checkpoints: Checkpoints) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from runmanager import RunBuilder, RunManager, load_results
 from runmanager.tracking.errors import CallOrderError, CheckpointError, StorageError
 from runmanager.tracking.history import RunHistory, read_steps, read_sweep
 from runmanager.tracking.run_dir import RunDir, SweepDir
+from tests.processes import in_child
 
 RUN, OTHER = RunBuilder.get_runs({"lr": [0.1, 0.2]})
 
@@ -609,14 +609,3 @@ def test_a_chain_of_kills_in_every_epoch_leaves_each_row_once(tmp_path: Path) ->
     assert [(row.epoch, row.metrics["x"]) for row in run.rows] == [(number, number) for number in range(1, 13)]
     assert (run.status, run.attempts) == ("interrupted", 12)
     assert run.num_bad_lines == 0
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """How a forked process ended that did this, as `subprocess` has it."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

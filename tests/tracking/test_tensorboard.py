@@ -30,6 +30,8 @@ from runmanager.tracking.writers import Writer
 from tests.classroom import train_epoch
 from tests.tensorboard_server import TensorBoard, until
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NUM_EPOCHS = 2
 NUM_IMAGES = 200
 GRID = OrderedDict(lr=[0.01, 0.001], batch_size=[50, 80], shuffle=[True, False], act=["relu", "tanh"])
@@ -51,14 +53,6 @@ class TinyCNN(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = F.max_pool2d(self.act(self.norm(self.conv(images))), 4)
         return self.out(self.drop(x.flatten(1)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 _managers: list[RunManager] = []

@@ -1,0 +1,9 @@
+"""The options of a launch that trains in each of the ways."""
+
+WAYS = {
+    "here": {"fuse": "off"},
+    "processes": {"fuse": "off", "workers": 2},
+    "fused": {"fuse": 2},
+    "fused in processes": {"fuse": 2, "workers": 1},
+}
+"""A group has two runs."""
