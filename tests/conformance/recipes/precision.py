@@ -127,9 +127,7 @@ CASES = {
         channels_last,
         alone="its network is channels_last",
     ),
-    "a batch in pieces": Case(
-        {"lr": [0.1, 0.01], "accumulate": [3]}, lambda project: {}, accumulate
-    ),
+    "a batch in pieces": Case({"lr": [0.1, 0.01], "accumulate": [3]}, lambda project: {}, accumulate),
     "cuDNN's benchmark": Case({"lr": [0.1, 0.01]}, lambda project: {"cudnn_benchmark": True}, usual),
     "compiled": Case(
         {"lr": [0.1], "compile": [True, "default"]},
