@@ -158,7 +158,8 @@ class Finder:
         except Exception as error:  # noqa: BLE001 (it is only a try; the runs themselves will say what is wrong)
             return Kind("", 1, ALONE, f"no steps could be tried ({one_line(error)[:200]})", 0.0)
         is_measured = most > 1 and self._fuse == AUTO and choice.is_timed
-        return Kind(key, choice.size, choice.arithmetic, choice.reason, choice.epoch_seconds, is_measured, most)
+        why = "there is a worker for each of them" if most < 2 <= len(indices) else choice.reason
+        return Kind(key, choice.size, choice.arithmetic, why, choice.epoch_seconds, is_measured, most)
 
 
 def _digest(text: str) -> str:

@@ -53,12 +53,12 @@ class Alone:
         saved = manager.load_checkpoint()
         if saved is not None:
             state.restore(saved)
-            self._stop_where_over()
+            self._stop_where_over(manager.num_epochs, num_epochs)
         for note in self.parts.notes if saved is None else ():
             manager.note(note)
         with self._profiled(manager) if saved is None else nullcontext():
             for epoch in range(manager.num_epochs + 1, num_epochs + 1):
-                self._epoch(manager, state, epoch)
+                self._epoch(manager, state, epoch, is_last=epoch == num_epochs)
 
     @contextmanager
     def _profiled(self, manager: RunManager) -> Iterator[None]:
@@ -77,12 +77,12 @@ class Alone:
         batches = self.batches.train()
         return batches if self._profile is None else self._profile.watched(batches)
 
-    def _stop_where_over(self) -> None:
+    def _stop_where_over(self, epoch: int, num_epochs: int) -> None:
         """An earlier attempt may have ended between the last epoch and the record of the run's end."""
-        if reason := self.parts.recipe.stop_reason():
+        if epoch < num_epochs and (reason := self.parts.recipe.stop_reason()):
             raise RunStopped(STOPPED, reason)
 
-    def _epoch(self, manager: RunManager, state: TrainingState, epoch: int) -> None:
+    def _epoch(self, manager: RunManager, state: TrainingState, epoch: int, *, is_last: bool) -> None:
         recipe = self.parts.recipe
         recipe.begin_epoch(self.parts.network, epoch)
         manager.begin_epoch()
@@ -94,7 +94,7 @@ class Alone:
         show(manager, self.stepper, self.batches, [recipe], self._splits)
         tracked = manager.so_far()[0] if recipe.monitored() else {}
         reason = recipe.end_epoch({**tracked, **metrics}, epoch)
-        manager.end_epoch(checkpoint=state.capture, stop=reason)
+        manager.end_epoch(checkpoint=state.capture, stop=None if is_last else reason)
 
     def _validate(self) -> dict[str, float]:
         batches = self.batches.validation()

@@ -214,7 +214,7 @@ class Group:
     def _leave_where_over(self) -> None:
         """An earlier attempt may have ended between a member's last epoch and the record of its end."""
         for member in self._members:
-            reason = member.parts.recipe.stop_reason()
+            reason = member.parts.recipe.stop_reason() if self._manager.num_epochs < member.num_epochs else None
             if reason and member.number in self._manager.numbers:
                 self._manager.leave(member.number, RunStopped(STOPPED, reason))
 
@@ -335,7 +335,8 @@ class Group:
         reasons: dict[int, str | None] = {}
         for member, own, sums in zip(list(self._members), metrics, tracked, strict=True):
             try:
-                reasons[member.number] = member.parts.recipe.end_epoch({**sums, **own}, epoch)
+                reason = member.parts.recipe.end_epoch({**sums, **own}, epoch)
+                reasons[member.number] = reason if epoch < member.num_epochs else None
             except (Exception, SystemExit) as error:  # noqa: BLE001 (a schedule of the user's own may raise anything)
                 self._leave(member.number, error)
         self._shrink()

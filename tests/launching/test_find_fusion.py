@@ -218,6 +218,11 @@ def test_each_worker_has_its_share(num_workers, most):
     assert kind.size <= most
 
 
+def test_where_each_worker_has_one_run_that_is_the_reason():
+    fusion = found({"lr": [0.1, 0.2, 0.3]}, AUTO, num_workers=3)
+    assert fusion.notes == ["3 runs are trained one by one: there is a worker for each of them"]
+
+
 def test_what_was_measured_before_is_kept(monkeypatch):
     (key,) = {kind.key for kind in found().kinds}
     known = Kind(key, 3, "vmap", "it was so", 0.5, True, 3)

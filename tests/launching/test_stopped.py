@@ -43,6 +43,15 @@ def test_a_run_without_progress_is_stopped_and_only_that_one(way, project):
     assert {name for name in before if "checkpoints" in name} == {n for n in project.files() if "checkpoints" in n}
 
 
+@pytest.mark.parametrize("way", ["here", "fused"])
+def test_a_run_that_has_waited_long_enough_in_its_last_epoch_is_completed(way, project):
+    project.sweep(**{**PATIENT, "epochs": "3, patience=2"})
+    history = project.launch(**WAYS[way])
+    assert project.statuses() == {1: "completed", 2: "completed"}
+    assert [run.error for run in history.runs] == [None, None]
+    assert project.launch(**WAYS[way]).trained == []
+
+
 def test_it_is_shown_as_stopped_everywhere(project, command):
     project.sweep(**PATIENT)
     said = command("launch", "tiny", "--no-tensorboard", "--fuse", "off")
