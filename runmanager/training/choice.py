@@ -79,6 +79,7 @@ class Trial:
         with seeded(0):
             parts = trainer.build(runs[0], self._splits, project, with_start=False)
         self._device = parts.device
+        self._num_pieces = parts.recipe.accumulate
         self._has_convolutions = any(map(is_convolution, parts.network.modules()))
         self._has_dropout = any(map(is_dropout, parts.network.modules()))
         self._data: ResidentSplits = trainer.resident(self._splits, self._device)
@@ -128,11 +129,12 @@ class Trial:
     def most_gain(self, step_seconds: float) -> float:
         """How much faster a group could be at best.
 
-        On a CPU it saves what a step costs whatever its batch, which one of two samples shows; arithmetic stays what it is.
+        On a CPU it saves what a step costs whatever its batch, which one of two samples, in each piece, shows; arithmetic stays what
+        it is.
         """
         if self._device.type != "cpu":
             return math.inf
-        small = self.alone(_SMALL_BATCH)
+        small = self.alone(_SMALL_BATCH * self._num_pieces)
         small.next_losses()
         arithmetic = step_seconds - small.seconds(_NUM_ROUNDS)
         return step_seconds / arithmetic if arithmetic > 0 else math.inf

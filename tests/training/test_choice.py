@@ -189,3 +189,11 @@ def test_a_user_is_not_told_what_torch_has_not_implemented(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         choose(trial_of(tmp_path, WithCell), 4, forced=True)
+
+
+def test_a_batch_in_pieces_is_tried_with_several_samples_in_each(tmp_path):
+    """BatchNorm takes no piece of one."""
+    network = lambda: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))  # noqa: E731
+    choice = choose(trial_of(tmp_path, network, accumulate=4), 4)
+    assert choice.is_timed
+    assert choice.alone_seconds > 0
