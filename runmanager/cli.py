@@ -292,7 +292,9 @@ def export_model(sweep: str, run: int | None, epoch: str | None, output: str | N
 @app.command()
 @click.argument("sweep")
 @click.argument("run", type=int, required=False)
-@click.option("--layer", required=True, metavar="NAME", help="A layer's name, as `runmanager summary` shows it.")
+@click.option(
+    "--layer", metavar="NAME", help="A layer's name, as `runmanager summary` shows it; without it they are listed."
+)
 @click.option("--split", type=click.Choice(["validation", "train"]), default="validation", help="Of which samples.")
 @_EPOCH
 @click.option("-o", "--output", metavar="FILE", help="The .npz file; by default in results/.")
@@ -313,7 +315,8 @@ def idx_export(images: Path, labels: Path, folder: Path, classes: str | None) ->
     from runmanager.data.idx import export_images
 
     names = None if classes is None else classes.split(",")
-    print(f"{folder}: {export_images(images, labels, folder, names):,} pictures")
+    number = export_images(images, labels, folder, names)
+    print(f"{folder}: {number:,} picture{'s' if number != 1 else ''}")
 
 
 @app.command("idx-pack")
@@ -325,7 +328,7 @@ def idx_pack(folder: Path, images: Path, labels: Path) -> None:
     from runmanager.data.idx import pack_images
 
     classes = pack_images(folder, images, labels)
-    print(f"{images}, {labels}: {len(classes)} classes: {', '.join(classes)}")
+    print(f"{images}, {labels}: {len(classes)} class{'es' if len(classes) != 1 else ''}: {', '.join(classes)}")
 
 
 @app.command("verify-fusion")

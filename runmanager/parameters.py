@@ -32,6 +32,11 @@ def name_fault(name: object) -> str | None:
     """What is wrong with a parameter's name, or None."""
     if not isinstance(name, str):
         return f"the parameter name {name!r} is not a string; write it as one, like 'lr'"
+    if name == "loss":
+        return (
+            "the parameter name 'loss' is a column of the results (to sweep the loss, have criterion=[...] in the grid and "
+            "loss=lambda run: run.criterion in the Trainer); use another, like 'criterion'"
+        )
     if name in RESERVED_NAMES:
         return f"the parameter name {name!r} is a column of the results; use another, like {_identifier(name)!r}"
     if unicodedata.normalize("NFKC", name) != name:

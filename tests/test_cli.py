@@ -86,6 +86,13 @@ def test_a_failed_run_makes_the_exit_status_one_and_names_the_error(project, com
     assert command("launch", "tiny", "-q", "--no-tensorboard", "--retry-failed").status == 1
 
 
+def test_an_objective_that_was_never_logged_is_told_with_the_nearest(project, command):
+    body = "m.begin_epoch()\nm.log(val_f1=run.lr)\nm.end_epoch()"
+    project.by_function(body, params="{'lr': [0.1]}", sweep="objective='val_ff1', mode='max'")
+    said = command("launch", "tiny", "--no-tensorboard")
+    assert "'val_ff1' was never logged, so no run is best; logged: val_f1; did you mean 'val_f1'?" in said.out
+
+
 def test_results_are_sorted_and_cut(project, command):
     project.by_function("m.begin_epoch()\nm.log(val_loss=run.lr)\nm.end_epoch()", params="{'lr': [0.3, 0.1, 0.2]}")
     command("launch", "tiny", "-q", "--no-tensorboard")
@@ -133,17 +140,30 @@ def test_an_unknown_sweep_lists_those_there_are(asked, name, project, command):
     assert "there are: one, two" in said.err
 
 
+@pytest.mark.parametrize("asked", ["results", "status", "board"])
+def test_a_mistyped_sweep_is_told_the_nearest(asked, project, command):
+    for name in ("clothes", "digits"):
+        (project.root / "runs" / name).mkdir(parents=True)
+    said = command(asked, "clothess")
+    assert is_clean(said)
+    assert said.err.endswith("there are: clothes, digits; did you mean 'clothes'?\n")
+
+
 def test_results_before_the_first_launch_say_how_to_begin(command):
     said = command("results", "tiny")
     assert is_clean(said)
     assert "none yet; launch one with `runmanager launch sweeps/quickstart.py`" in said.err
 
 
-def test_an_unknown_sweep_file_lists_those_there_are(project, command):
-    project.sweep(name="one")
-    said = command("launch", "two")
+@pytest.mark.parametrize(
+    "asked", ["launch", "plan", "summary", "export-model", "features", "lr-range", "verify-fusion"]
+)
+def test_an_unknown_sweep_file_lists_those_there_are_and_the_nearest(asked, project, command):
+    project.sweep(name="clothes")
+    project.sweep(name="digits")
+    said = command(asked, "sweeps/clothess.py")
     assert is_clean(said)
-    assert "sweeps/one.py" in said.err
+    assert "are: sweeps/clothes.py, sweeps/digits.py; did you mean 'clothes'?" in said.err
 
 
 @pytest.mark.parametrize(
@@ -183,7 +203,14 @@ def test_a_faulty_sweep_is_one_clean_message_with_all_its_faults(project, comman
     assert not (project.root / "runs").exists()
 
 
-@pytest.mark.parametrize(("option", "said"), [(["--sort", "x"], "--sort x"), (["--top", "0"], "--top 0")])
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--sort", "x"], "--sort x: sweep tiny has loss, accuracy, value\n"),
+        (["--sort", "vallue"], "has loss, accuracy, value; did you mean 'value'?\n"),
+        (["--top", "0"], "--top 0"),
+    ],
+)
 def test_results_that_cannot_be_shown_say_why(option, said, project, command):
     project.by_function("m.log(value=1)")
     command("launch", "tiny", "-q", "--no-tensorboard")
@@ -234,6 +261,22 @@ def test_idx_files_become_pictures_and_the_same_files_again(project, command):
     assert is_clean(command("idx-export", "images", "labels", "others", "--classes", "cat,dog"))  # label 2 has no name
     assert is_clean(command("idx-export", "images", "labels", "pictures"))  # something is in it
     assert is_clean(command("idx-export", "labels", "images", "others"))
+    Path("one").write_bytes(struct.pack(">HBBIII", 0, 8, 3, 1, 4, 3) + bytes(12))
+    Path("label").write_bytes(struct.pack(">HBBI", 0, 8, 1, 1) + bytes(1))
+    assert command("idx-export", "one", "label", "alone").out == "alone: 1 picture\n"
+    assert command("idx-pack", "alone", "new/one", "new/label").out == "new/one, new/label: 1 class: 0\n"
+    assert Path("new/one").read_bytes() == Path("one").read_bytes()
+    before = project.files()
+    for arguments, reason in (
+        (["idx-pack", "named", "images3", "labels4"], "images3 is there; give a new file"),
+        (["idx-pack", "nmaed", "images4", "labels4"], "there is no folder nmaed; give one that has a folder of"),
+        (["idx-export", "image", "labels", "others"], "there is no file image; give an idx file"),
+        (["idx-export", "images", "nowhere/labels", "others"], "there is no file nowhere/labels; give an idx file"),
+    ):
+        said = command(*arguments)
+        assert is_clean(said)
+        assert reason in said.err
+    assert project.files() == before
 
 
 def test_a_network_is_looked_into_trained_and_exported_from_the_command_line(project, command):
@@ -246,6 +289,15 @@ def test_a_network_is_looked_into_trained_and_exported_from_the_command_line(pro
     command("launch", "tiny", "-q", "--no-tensorboard", "--only", "1")
     assert command("export-model", "tiny", "--output", "net").status == 0
     assert all((project.root / f"net{ending}").is_file() for ending in (".pt", ".pt2", ".pt.json"))
+
+
+def test_of_one_run_there_is_nothing_to_compare(project, command):
+    project.sweep(params="lr=[0.1]", batch_size="10")
+    said = command("verify-fusion", "tiny")
+    assert said.status == 1
+    assert said.out == (
+        "tiny: 1 run of 1 kind\n1 run like Run(lr=0.1): one by one, there is no other of its kind\nthere is nothing to compare\n"
+    )
 
 
 def test_the_version_and_the_help_are_there(command):

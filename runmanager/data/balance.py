@@ -8,7 +8,8 @@ from torch import Generator, Tensor
 from torch.utils.data import IterableDataset, WeightedRandomSampler
 
 from runmanager.data.draws import Draws
-from runmanager.data.splits import DataError, Samples, targets_of
+from runmanager.data.splits import DataError, Samples, target_of, targets_of
+from runmanager.data.targets import origin
 
 _MOST_PROBED = 32  # classes of which one sample is read, to see that the targets at hand are the samples' own
 _LARGEST_DRAW = 2**24  # samples that torch.multinomial draws from
@@ -42,9 +43,14 @@ def class_shares(targets: Tensor) -> Tensor:
         targets: the class of each sample, int64 [N] (`targets_tensor`).
 
     Raises:
-        DataError: they are no classes, or too many for one draw.
+        DataError: they are no classes, all one class, or too many for one draw.
     """
     _refuse(targets)
+    if len(targets) > 1 and bool((targets == targets[0]).all()):
+        raise DataError(
+            f"balanced sampling has one class alone: all {len(targets)} training samples are of class {int(targets[0])}; look at "
+            "the targets, or leave sampling out"
+        )
     if len(targets) > _LARGEST_DRAW:
         raise DataError(f"balanced sampling draws from up to {_LARGEST_DRAW} samples, and there are {len(targets)}")
     return 1 / torch.bincount(targets).to(torch.float64)[targets]
@@ -74,7 +80,7 @@ def targets_tensor(dataset: Samples) -> Tensor:
     with Draws(lambda: None):
         at_hand = _at_hand(dataset)
         targets = _read_all(dataset) if at_hand is None else at_hand
-    _refuse(targets)
+    _refuse(targets, dataset)
     return targets.to("cpu", torch.int64)
 
 
@@ -88,19 +94,12 @@ def _at_hand(dataset: Samples) -> Tensor | None:
         return tensor
     _, first = np.unique(tensor.numpy(), return_index=True)
     rows = first[:_MOST_PROBED].tolist()
-    own = _tensor([_target(dataset, row) for row in rows])
+    own = _tensor([target_of(dataset, row) for row in rows])
     return tensor if torch.equal(own, tensor[rows].to(own.dtype)) else None
 
 
 def _read_all(dataset: Samples) -> Tensor:
-    return _tensor([_target(dataset, index) for index in range(len(dataset))])  # type: ignore[arg-type]
-
-
-def _target(dataset: Samples, index: int) -> Any:
-    sample = dataset[index]
-    if not isinstance(sample, (tuple, list)) or len(sample) != 2:
-        raise DataError("the data gives no (inputs, targets) pairs; let __getitem__ return such a pair")
-    return sample[1]
+    return _tensor([target_of(dataset, index) for index in range(len(dataset))])  # type: ignore[arg-type]
 
 
 def _tensor(targets: Any) -> Tensor:
@@ -114,11 +113,12 @@ def _tensor(targets: Any) -> Tensor:
 _WANTED = "the targets have to be classes, whole numbers from 0 up, one for each sample"
 
 
-def _refuse(targets: Tensor) -> None:
+def _refuse(targets: Tensor, dataset: Samples | None = None) -> None:
     what = f"{list(targets.shape)} of {str(targets.dtype).removeprefix('torch.')}"
     if targets.ndim != 1 or targets.is_floating_point() or targets.is_complex():
         raise DataError(f"{_WANTED}; these are {what}")
     if targets.numel() == 0:
         raise DataError("there are no samples, and so no classes")
     if targets.min() < 0:
-        raise DataError(f"{_WANTED}; among these is {int(targets.min())}")
+        row = int((targets < 0).nonzero()[0])
+        raise DataError(f"{_WANTED}; that of sample {origin(dataset, row)} is {int(targets[row])}")

@@ -4,10 +4,12 @@ The Python files are pickled. torchvision unpickles them when their check sums a
 unpickling, so that neither a changed file nor a part of the set has to be trusted.
 """
 
+import itertools
 import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +45,18 @@ def read(folder: Path) -> Splits | None:
             if (folder / kind.archive).is_file():
                 files = _members(folder / kind.archive, kind)
                 return kind.splits(files.__getitem__, folder)
-    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError) as error:
+        for kind in (_PYTHON, _BINARY):
+            _refuse_part(folder / kind.folder, kind.files())
+    except (OSError, ValueError) as error:
         raise DamagedError(f"{type(error).__name__}: {error}") from error
     return None
+
+
+def _refuse_part(folder: Path, names: list[str]) -> None:
+    """Raises ValueError where some of these files are in a folder and others are not."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if folder.is_dir() and len(missing) < len(names):
+        raise ValueError(f"{folder.name} lacks {', '.join(missing)}")
 
 
 class _Kind:
@@ -57,7 +68,7 @@ class _Kind:
         archive: str,
         suffix: str,
         meta: str,
-        batch: Callable[[bytes], _Part],
+        batch: Callable[[str, bytes], _Part],
         names: Callable[[bytes], Any],
     ) -> None:
         self.folder, self.archive = folder, archive
@@ -72,18 +83,34 @@ class _Kind:
         classes = _checked(self._meta, read_file, self._names)
         if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
             raise ValueError(f"{self._meta} has no names of classes")
-        train, test = (self._part(names, classes, read_file, source) for names in (_TRAIN, _TEST))
-        return Splits(train, None, test, str(source))
+        twice = next((name for name in classes if classes.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{self._meta} has the class {twice!r} twice")
+        batches = {name: self._part(name + self._suffix, classes, read_file) for name in _TRAIN + _TEST}
+        _refuse_copies(batches)
+        train, test = ([batches[name] for name in names] for names in (_TRAIN, _TEST))
+        return Splits(
+            _data_set(train, classes, source, is_train=True),
+            None,
+            _data_set(test, classes, source, is_train=False),
+            str(source),
+        )
 
-    def _part(self, names: list[str], classes: list[str], read_file: _Read, source: Path) -> CIFAR10:
-        batches = []
-        for name in (name + self._suffix for name in names):
-            pixels, labels = _checked(name, read_file, self._batch)
-            for row, label in enumerate(labels):
-                if not 0 <= label < len(classes):
-                    raise ValueError(f"{name} has class {label} for picture {row}, of {len(classes)} classes")
-            batches.append((pixels, labels))
-        return _data_set(batches, classes, source, is_train=names is _TRAIN)
+    def _part(self, name: str, classes: list[str], read_file: _Read) -> _Part:
+        pixels, labels = _checked(name, read_file, partial(self._batch, name))
+        if not labels:
+            raise ValueError(f"{name} has no pictures")
+        for row, label in enumerate(labels):
+            if not 0 <= label < len(classes):
+                raise ValueError(f"{name} has class {label} for picture {row}, of {len(classes)} classes")
+        return pixels, labels
+
+
+def _refuse_copies(batches: dict[str, _Part]) -> None:
+    """Raises ValueError where one batch lies under the names of two."""
+    for (one, (first, _)), (other, (second, _)) in itertools.combinations(batches.items(), 2):
+        if np.array_equal(first[0], second[0]) and np.array_equal(first, second):
+            raise ValueError(f"{other} has the same pictures as {one}")
 
 
 def _checked(name: str, read_file: _Read, make: Callable[[bytes], Any]) -> Any:
@@ -107,8 +134,12 @@ def _data_set(batches: list[_Part], classes: list[str], source: Path, *, is_trai
     return dataset
 
 
-def _python_batch(content: bytes) -> _Part:
+def _python_batch(name: str, content: bytes) -> _Part:
     entry = _dictionary(content)
+    label = entry.get("batch_label", b"")
+    text = label.decode("latin-1") if isinstance(label, bytes) else str(label)
+    if text.startswith("training" if name in _TEST else "testing"):  # "training batch 1 of 5"
+        raise ValueError(f"it calls itself {text!r:.40}")
     pixels, labels = entry["data"], entry["labels"]
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
         raise ValueError(f"data is {getattr(pixels, 'shape', type(pixels).__name__)}, not [N, {_PIXELS}]")
@@ -130,7 +161,7 @@ def _dictionary(content: bytes) -> dict[Any, Any]:
     return {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in values.items()}
 
 
-def _binary_batch(content: bytes) -> _Part:
+def _binary_batch(_: str, content: bytes) -> _Part:
     if not content or len(content) % (1 + _PIXELS):
         raise ValueError(
             f"it has {len(content):,} bytes, which are no whole number of pictures of {1 + _PIXELS:,} bytes"
@@ -152,13 +183,19 @@ _BINARY = _Kind(
 def _members(archive: Path, kind: _Kind) -> dict[str, bytes]:
     """The files in an archive that are the set's, by name. They are read into memory: nothing is put where a name says."""
     found = {}
-    with tarfile.open(archive) as tar:
-        for name, member in _files(tar, kind):
-            if member.size > _MOST_BYTES:
-                raise ValueError(f"{name} in {archive.name} has {member.size:,} bytes, which no file of the set has")
-            content = tar.extractfile(member)
-            assert content is not None
-            found[name] = content.read()
+    try:
+        with tarfile.open(archive) as tar:
+            for name, member in _files(tar, kind):
+                if member.size > _MOST_BYTES:
+                    raise ValueError(
+                        f"{name} in {archive.name} has {member.size:,} bytes, which no file of the set has"
+                    )
+                content = tar.extractfile(member)
+                assert content is not None
+                found[name] = content.read()
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise ValueError(f"{archive.name} cannot be unpacked ({reason})") from error
     missing = [name for name in kind.files() if name not in found]
     if missing:
         raise ValueError(f"{archive.name} lacks {', '.join(missing)}")
@@ -208,7 +245,8 @@ def _put(made: Path, place: Path) -> None:
 def _remedies(folder: Path) -> list[str]:
     return [
         f"put {_PYTHON.archive}, or its folder {_PYTHON.folder}, into {folder}; the binary version does as well",
-        "train on the sample that needs no network: data='fashion_mnist_sample'",
+        "or train another network, for pictures [1, 28, 28], on the sample that comes with runmanager: "
+        "data='fashion_mnist_sample'",
     ]
 
 

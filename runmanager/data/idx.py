@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runmanager.data.errors import DataError
+from runmanager.nearest import nearest
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CODES = {np.dtype(name): code for code, name in _TYPES.items()}
@@ -53,7 +54,9 @@ def read_idx(path: str | Path) -> NDArray[Any]:
 
 
 def write_idx(path: str | Path, array: NDArray[Any]) -> None:
-    """Writes an array as an idx file; packed where the name ends in .gz. The same array gives the same bytes.
+    """Writes an array as an idx file, packed where the name ends in .gz; its folder is made where there is none.
+
+    The same array gives the same bytes.
 
     Raises:
         IdxError: its numbers are of a type that the format does not have.
@@ -86,8 +89,11 @@ def export_images(
         How many there are.
 
     Raises:
-        IdxError: the files do not go together, a label has no name, a name is no folder's, or the folder has something in it.
+        IdxError: a file is not there, the files do not go together, a label has no name, a name is no folder's, or the folder has
+            something in it.
     """
+    for path in (Path(images), Path(labels)):
+        _refuse_missing(path)
     pixels, numbers = _pictures(Path(images)), read_idx(labels)
     _refuse_labels(Path(labels), numbers, len(pixels))
     names = _class_names(numbers, classes)
@@ -114,12 +120,21 @@ def pack_images(folder: str | Path, images_out: str | Path, labels_out: str | Pa
     A class's label is its line in <folder>/classes.txt, where there is one; else its folder's name, where all of them are numbers;
     else its place among the sorted names.
 
+    Args:
+        folder: has a folder of pictures for each class.
+        images_out: the idx file of the pictures, which is not there yet.
+        labels_out: that of their labels, which is not there yet.
+
     Returns:
         The names of the folders, sorted by label.
 
     Raises:
-        IdxError: the pictures are of several sizes or kinds, a place is missing or taken twice, or a file is no such picture.
+        IdxError: there is no such folder, or one of the idx files is there; the pictures are of several sizes or kinds, a place is
+            missing or taken twice, or a file is no such picture.
     """
+    for path in (Path(images_out), Path(labels_out)):
+        if path.exists():
+            raise IdxError(f"{path} is there; give a new file, or remove it")
     labels = _labels_of(Path(folder))
     found = _found_pictures(Path(folder), labels)
     pixels: NDArray[np.uint8] | None = None
@@ -136,6 +151,12 @@ def pack_images(folder: str | Path, images_out: str | Path, labels_out: str | Pa
     write_idx(images_out, pixels)
     write_idx(labels_out, np.array([label for _, label in found], np.uint8))
     return tuple(sorted(labels, key=labels.__getitem__))
+
+
+def _refuse_missing(path: Path) -> None:
+    if not path.is_file():
+        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise IdxError(f"there is no file {path}; give an idx file, packed (.gz) or not{nearest(path.name, beside)}")
 
 
 def _unpacking(plain: BinaryIO) -> Any:
@@ -197,7 +218,9 @@ def _refuse_labels(path: Path, labels: NDArray[Any], num_images: int) -> None:
     if labels.dtype != np.uint8 or labels.ndim != 1:
         raise IdxError(f"{path} is {list(labels.shape)} of {labels.dtype}, and labels are uint8 [N]")
     if len(labels) != num_images:
-        raise IdxError(f"there are {num_images} pictures but {len(labels)} labels; give the two files of one set")
+        raise IdxError(
+            f"pictures and labels are not as many, {num_images} and {len(labels)}; give the two files of one set"
+        )
 
 
 def _class_names(labels: NDArray[Any], classes: Sequence[str] | None) -> list[str]:
@@ -239,6 +262,8 @@ def _write_pictures(folder: Path, pixels: NDArray[np.uint8], labels: NDArray[Any
 
 def _labels_of(folder: Path) -> dict[str, int]:
     """The label of each class, by its folder's name."""
+    if not folder.is_dir():
+        raise IdxError(f"there is no folder {folder}; give one that has a folder of pictures for each class")
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise IdxError(f"{folder} has no folders; give one that has a folder of pictures for each class")
@@ -275,7 +300,7 @@ def _found_pictures(folder: Path, labels: dict[str, int]) -> list[tuple[Path, in
     missing = next((place for place in range(len(found)) if place not in found), None)
     if missing is not None:
         raise IdxError(
-            f"{folder} has {len(found)} pictures, but none with place {missing}; number them from 0 without a gap"
+            f"{folder} has no picture with place {missing} among its {len(found)}; number them from 0 without a gap"
         )
     if not found:
         raise IdxError(f"{folder} has no pictures; give each class a folder with <place>.png")
@@ -298,6 +323,7 @@ def _read_picture(file: Path) -> NDArray[np.uint8]:
 
 def _replace(path: Path, content: bytes) -> None:
     """Writes a whole file, or leaves the one that is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".idx-") as temporary:
         made = Path(temporary) / path.name
         made.write_bytes(content)

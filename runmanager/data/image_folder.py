@@ -4,14 +4,16 @@ The folder holds train/, and may hold val/ (or valid/, validation/) and test/, e
 folders of the classes itself. Pictures are read as RGB, [3, H, W] from 0 to 1, whatever their own colours.
 """
 
+import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.datasets.folder import IMG_EXTENSIONS, pil_loader
 from torchvision.transforms import ToTensor
 
 from runmanager.data.known import KnownSet
@@ -29,7 +31,7 @@ class _Part(ImageFolder):  # type: ignore[misc]  # torchvision ships no types
 
     def __init__(self, folder: Path, classes: list[str]) -> None:
         self._classes = classes
-        super().__init__(folder, transform=ToTensor(), allow_empty=True)
+        super().__init__(folder, transform=ToTensor(), loader=_picture, allow_empty=True)
 
     def find_classes(self, directory: Any) -> tuple[list[str], dict[str, int]]:
         found, _ = super().find_classes(directory)
@@ -68,29 +70,67 @@ def _part(place: Path, names: tuple[str, ...], classes: list[str], size: tuple[i
     folder = next((place / name for name in names if (place / name).is_dir()), None)
     if folder is None:
         return None
-    part = _Part(folder, classes)
+    with _no_loop(folder):
+        part = _Part(folder, classes)
     if not len(part):
         raise DataError(f"{folder} has no pictures; give it some, or take it away")
+    _refuse_links(part)
     _size(part, size)
     return part
 
 
 def _train(folder: Path) -> ImageFolder:
     try:
-        found = ImageFolder(folder, transform=ToTensor())
+        with _no_loop(folder):
+            found = ImageFolder(folder, transform=ToTensor(), loader=_picture)
     except FileNotFoundError as error:
         raise DataError(
             f"the pictures in {folder} cannot be trained on ({error}); give each class a folder with at least one picture"
         ) from error
+    hidden = next((name for name in found.classes if name.startswith(".")), None)
+    if hidden is not None:
+        raise DataError(f"{folder / hidden} is hidden, and its pictures would be a class; take it away, or rename it")
+    _refuse_links(found)
     _size(found)
     return found
+
+
+@contextmanager
+def _no_loop(folder: Path) -> Iterator[None]:
+    """Tells which link leads to itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise DataError(f"{error.filename or folder} is a link to itself; take it away") from error
+
+
+def _refuse_links(pictures: ImageFolder) -> None:
+    """Raises DataError where links lead to the same folder twice: its pictures would come twice, perhaps as two classes."""
+    seen: dict[Path, Path] = {}
+    for folder in dict.fromkeys(Path(path).parent for path, _ in pictures.samples):
+        first = seen.setdefault(folder.resolve(), folder)
+        if first != folder:
+            raise DataError(
+                f"{folder} is {first} once more, by a link, so its pictures would come twice; take the link away"
+            )
+
+
+def _picture(path: str) -> Image.Image:
+    """A picture as RGB; one that is broken is told by its name."""
+    try:
+        picture: Image.Image = pil_loader(path)
+        return picture
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as a picture ({error}); mend it or take it away") from error
 
 
 def _size(pictures: ImageFolder, size: tuple[int, int] | None = None) -> tuple[int, int] | None:
     """Width and height of all pictures; only their headers are read.
 
     Raises:
-        DataError: one is of another size, or no picture.
+        DataError: one is of another size, has numbers that RGB would cut off, or is no picture.
     """
     first = None
     for path, _ in pictures.samples:
@@ -108,16 +148,22 @@ def _size(pictures: ImageFolder, size: tuple[int, int] | None = None) -> tuple[i
 def _size_of(path: str) -> tuple[int, int]:
     try:
         with Image.open(path) as picture:
-            return picture.size
+            size, mode = picture.size, picture.mode
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
             f"{path} cannot be read as a picture ({type(error).__name__}); mend it or take it away"
         ) from error
+    if mode.startswith(("I", "F")):
+        raise DataError(
+            f"{path} has numbers of more than 8 bits (mode {mode}), which RGB would cut off at 255; save it with 8 bits, or give "
+            "a Dataset that reads it"
+        )
+    return size
 
 
 def _folders(place: Path) -> Iterator[Path]:
     try:
-        yield from (Path(entry.path) for entry in os.scandir(place) if entry.is_dir())
+        yield from (path for path in place.iterdir() if path.is_dir())
     except OSError:
         return
 

@@ -13,6 +13,7 @@ from runmanager.data.normalization import DataError, Normalization, num_channels
 from runmanager.data.reading import NotResident
 from runmanager.data.resident import memory_budget, resident
 from runmanager.data.splits import Samples, Splits
+from runmanager.data.targets import origin
 
 _CHUNK = 2**22  # values that are added at once
 
@@ -53,11 +54,24 @@ def measured(dataset: Samples) -> Normalization:
     Raises:
         DataError: there are no samples, they have several shapes of which channels are none, or values that are not finite.
     """
-    moments = _Moments()
+    moments, num_read = _Moments(), 0
     with Draws(lambda: None):
         for inputs in _chunks(dataset):
+            _refuse_infinite(inputs, dataset, num_read)
             moments.add(inputs)
+            num_read += len(inputs)
     return moments.normalization()
+
+
+def _refuse_infinite(inputs: Tensor, dataset: Samples, num_before: int) -> None:
+    """Names the first of samples [B, ...], with so many before them, that has a value that is not finite."""
+    is_whole = inputs.isfinite().flatten(1).all(1) if inputs.dim() > 1 else inputs.isfinite()
+    if not bool(is_whole.all()):
+        row = origin(dataset, num_before + int((~is_whole).nonzero()[0]))
+        raise DataError(
+            f'normalize="measured" finds values that are not finite in sample {row} of the training data; mend them, or take it '
+            "away"
+        )
 
 
 class _Moments:

@@ -3,15 +3,18 @@
 import gzip
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torchvision.datasets import MNIST, FashionMNIST
 from torchvision.transforms import ToTensor
 
+from runmanager.data.errors import DataError
+from runmanager.data.idx import read_idx
 from runmanager.data.known import DamagedError, KnownSet, remove_empty
 from runmanager.data.splits import Splits
 
@@ -39,23 +42,41 @@ def read(kind: Any, folder: Path) -> Splits | None:
     Raises:
         DamagedError: the files cannot be read.
     """
-    with _told():
-        if all((folder / kind.__name__ / "raw" / name.removesuffix(".gz")).is_file() for name in FILES):
+    raw = folder / kind.__name__ / "raw"
+    files = [raw / name.removesuffix(".gz") for name in FILES]
+    if all(map(Path.is_file, files)):
+        with _told(files):
             return _splits(kind, folder, folder)
-        for place in (folder, folder / kind.__name__ / "raw"):
-            if all((place / name).is_file() for name in FILES):
+    for place in (folder, raw):
+        files = [place / name for name in FILES]
+        if all(map(Path.is_file, files)):
+            with _told(files):
                 splits = _unpacked(kind, place, folder)
-                if not _is_of_another(kind, splits.train):
-                    return splits
+            if not _is_of_another(kind, splits.train):
+                return splits
     return None
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told(files: Sequence[Path]) -> Iterator[None]:
+    """Tells what is wrong with these files where torchvision's class cannot read them; its own words name none."""
     try:
         yield
     except (OSError, EOFError, RuntimeError, ValueError, TypeError, AssertionError, zlib.error) as error:
-        raise DamagedError(f"{type(error).__name__}: {error}") from error
+        reasons = [reason for reason in map(_wrong, files, (3, 1, 3, 1)) if reason]
+        raise DamagedError(reasons[0] if reasons else str(error)) from error
+
+
+def _wrong(file: Path, num_dims: int) -> str | None:
+    """What is wrong with a file of pictures, of 3 dimensions, or of labels, of one; None if nothing."""
+    try:
+        array = read_idx(file)
+    except (DataError, OSError) as error:
+        return str(error)
+    if array.dtype == np.uint8 and array.ndim == num_dims and len(array):
+        return None
+    wanted = "pictures are [N, H, W]" if num_dims == 3 else "labels are [N]"
+    return f"{file.name} is {list(array.shape)} of {array.dtype}, and {wanted} of uint8"
 
 
 def _unpacked(kind: Any, place: Path, source: Path) -> Splits:
@@ -80,6 +101,15 @@ def _splits(kind: Any, root: Path, source: Path) -> Splits:
     for part, name in ((train, "train"), (test, "t10k")):
         if len(part.data) != len(part.targets):
             raise ValueError(f"{name} has {len(part.data)} images but {len(part.targets)} labels")
+        outside = (part.targets >= len(kind.classes)).nonzero().flatten().tolist()
+        if outside:
+            label = int(part.targets[outside[0]])
+            raise ValueError(
+                f"{name}-labels has the class {label} for picture {outside[0]}, of {len(kind.classes)} classes"
+            )
+    if train.data.shape[1:] != test.data.shape[1:]:
+        sizes = [f"{list(part.data.shape[1:])}" for part in (train, test)]
+        raise ValueError(f"train has pictures {sizes[0]}, and t10k {sizes[1]}")
     train.root = test.root = str(source)
     return Splits(train, None, test, str(source))
 

@@ -43,7 +43,7 @@ def read(dataset: Any, rows: Iterable[int], kinds: frozenset[Any] = frozenset())
     samples = [_sample(dataset, row) for row in rows]
     if not all(isinstance(sample, (tuple, list)) and len(sample) == 2 for sample in samples):
         raise NotResident(_NO_PAIRS)
-    kinds |= {(_kind(inputs), _kind(targets)) for inputs, targets in samples}
+    kinds |= {(kind_of(inputs), kind_of(targets)) for inputs, targets in samples}
     if len(kinds) > 1:
         one, other, *_ = sorted(map(_pair_text, kinds))
         raise NotResident(f"its samples differ: there are ({one}) and ({other})")
@@ -63,7 +63,7 @@ def _sample(dataset: Any, row: int) -> Any:
         raise NotResident(f"sample {row} cannot be read ({type(error).__name__}: {error!s:.200})") from error
 
 
-def _kind(value: Any) -> Any:
+def kind_of(value: Any) -> Any:
     """What decides of which type and shape a batch is."""
     if isinstance(value, (Tensor, np.ndarray)):
         return value.dtype, tuple(value.shape)
@@ -71,10 +71,11 @@ def _kind(value: Any) -> Any:
 
 
 def _pair_text(pair: tuple[Any, Any]) -> str:
-    return ", ".join(map(_kind_text, pair))
+    return ", ".join(map(kind_text, pair))
 
 
-def _kind_text(kind: Any) -> str:
+def kind_text(kind: Any) -> str:
+    """A type, or the type of a tensor's numbers and its shape, in words."""
     if isinstance(kind, tuple):
         return f"{str(kind[0]).removeprefix('torch.')} {list(kind[1])}"
     return str(kind.__name__)

@@ -58,11 +58,33 @@ class Splits:
         return targets_tensor(self.train)
 
     def with_validation(self, fraction: float, seed: int) -> "Splits":
-        """The same with a validation split cut from the training data, unless there is one already or `fraction` is 0."""
+        """The same with a validation split cut from the training data, unless there is one already or `fraction` is 0.
+
+        Raises:
+            DataError: a part is empty, or would be; or the training data is a stream.
+        """
+        self._refuse_empty()
         if self.validation is not None or fraction == 0:
             return self
         train, validation = stratified_split(self.train, fraction, seed)
         return replace(self, train=train, validation=validation)
+
+    def _refuse_empty(self) -> None:
+        for name, part in (("training", self.train), ("validation", self.validation)):  # the test data is left alone
+            if part is not None and _size(part) == 0:
+                raise DataError(f"the {name} data ({type(part).__name__}) is empty; {LOOK_AT}")
+
+
+LOOK_AT = "look at where its samples come from: the path, the filter or the cut that makes them"
+"""What to do about data without samples."""
+
+
+def _size(dataset: Samples) -> int | None:
+    """The number of samples; None of a stream, which does not tell."""
+    try:
+        return len(dataset)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError, AttributeError):
+        return None
 
 
 def stratified_split(dataset: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
@@ -71,9 +93,14 @@ def stratified_split(dataset: Samples, fraction: float, seed: int) -> tuple[Samp
     The same seed gives the same cut. Targets that are no classes are cut without regard to them.
 
     Raises:
-        DataError: one of the parts would be empty.
+        DataError: one of the parts would be empty, or the data does not tell how many samples it has.
     """
-    size = len(dataset)  # type: ignore[arg-type]
+    size = _size(dataset)
+    if size is None:
+        raise DataError(
+            f"validation={fraction} cannot be cut from {type(dataset).__name__}, which has no length; give "
+            "data=(train, validation), or validation=0"
+        )
     classes = _classes_of(dataset, size)
     generator = np.random.default_rng(seed)
     taken = _take(classes, round(size * fraction), generator)
@@ -102,13 +129,25 @@ def _classes_of(dataset: Samples, size: int) -> "np.ndarray[Any, Any]":
     """The class of each sample, [N]; all the same where targets are no classes."""
     targets = targets_of(dataset)
     if targets is None:
-        targets = [_target(dataset, index) for index in range(size)]
+        targets = [target_of(dataset, index) for index in range(size)]
     array = np.asarray(targets)
     return array if array.ndim == 1 and array.dtype.kind in "biuUS" else np.zeros(size, dtype=int)
 
 
-def _target(dataset: Samples, index: int) -> Any:
-    sample = dataset[index]
+def target_of(dataset: Samples, index: int) -> Any:
+    """The target of one sample.
+
+    Raises:
+        DataError: it cannot be read, or is no pair.
+    """
+    try:
+        sample = dataset[index]
+    except (DataError, AttributeError):  # the second may tell what of the run is missing
+        raise
+    except Exception as error:
+        raise DataError(
+            f"sample {index} of the data cannot be read ({type(error).__name__}: {error!s:.200}); mend it or take it away"
+        ) from error
     if not isinstance(sample, (tuple, list)) or len(sample) != 2:
         raise DataError("the data gives no (inputs, targets) pairs; let __getitem__ return such a pair")
     return sample[1]

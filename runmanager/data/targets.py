@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
-from runmanager.data.splits import Splits, targets_of
+from runmanager.data.splits import Samples, Splits, targets_of
 
 _IGNORED = -100  # what torch's losses ignore by default
 
@@ -42,14 +42,31 @@ def first_outside(targets: Any, num_outputs: int, ignored: int = _IGNORED) -> Ou
 def target_fault(splits: Splits, num_outputs: int, ignored: int = _IGNORED) -> str | None:
     """What is wrong with the targets of training and validation data for a network with so many outputs; None if nothing.
 
+    They are to have names, too, where the classes have any.
+
     Only targets that the data has at hand are looked at, where its samples have the same; `first_outside` takes
     those of resident data, `Resident.targets()`.
     """
+    names = splits.classes or ()
     for name, part in (("training", splits.train), ("validation", splits.validation)):
-        found = None if part is None else first_outside(targets_of(part), num_outputs, ignored)
-        if part is not None and found is not None and _has(part, found):
-            return outside_text(name, Outside(_origin(part, found.sample), found.value), num_outputs)
+        found = _found(part, num_outputs, ignored)
+        if found is not None:
+            return outside_text(name, found, num_outputs)
+        unnamed = _found(part, len(names), ignored) if names else None
+        if unnamed is not None:
+            return (
+                f"sample {unnamed.sample} of the {name} data has class {unnamed.value}, but there are names for {len(names)} "
+                f"classes ({', '.join(names)}); give one for each class, or mend the target"
+            )
     return None
+
+
+def _found(part: Samples | None, num_classes: int, ignored: int) -> Outside | None:
+    """The first target of a part that is no class, which its sample has too."""
+    found = None if part is None else first_outside(targets_of(part), num_classes, ignored)
+    if part is None or found is None or not _has(part, found):
+        return None
+    return Outside(origin(part, found.sample), found.value)
 
 
 def batch_fault(preds: Tensor, targets: Tensor, ignored: int = _IGNORED) -> str | None:
@@ -85,7 +102,7 @@ def _tensor(targets: Any) -> Tensor | None:
     return torch.as_tensor(array) if array.dtype.kind in "iu" else None
 
 
-def _origin(dataset: Any, row: int) -> int:
+def origin(dataset: Any, row: int) -> int:
     """The sample's index in the data set that a part was taken from."""
     while not isinstance(dataset, TensorDataset) and hasattr(dataset, "dataset"):
         row = int(dataset.indices[row]) if isinstance(dataset, Subset) else row

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from runmanager.launching.load_sweep import find_sweep_file, load_sweep, project_of
 from runmanager.launching.one_run import OneRun, built, need_trainer, two_samples
 from runmanager.launching.saved import Saved, find_saved
-from runmanager.launching.sweep import Sweep, SweepError
+from runmanager.launching.sweep import Sweep, SweepError, cannot
 from runmanager.parameters import encode, identity
 from runmanager.space.grid import RunBuilder
 from runmanager.tracking.files import replace_text
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
+@cannot("be exported")
 def export_model(
     sweep: str | Path, number: int | None = None, *, epoch: str | None = None, output: str | Path | None = None
 ) -> int:
@@ -61,13 +62,30 @@ def _open(sweep: str | Path) -> tuple[Sweep | None, SweepDir]:
     name = Path(sweep).stem if str(sweep).endswith(".py") else str(sweep)
     try:
         by_name = find_sweep(name)
-    except FileNotFoundError:
-        by_name = None
-    if by_name is not None and "grid" not in by_name.read_plan():
-        return None, by_name
-    file = find_sweep_file(sweep)
+    except FileNotFoundError as error:
+        missing = [str(error)]
+    else:
+        if "grid" not in by_name.read_plan():
+            return None, by_name
+        missing = []
+    try:
+        file = find_sweep_file(sweep)
+    except SweepError as error:
+        raise SweepError(error.name, [*error.faults, *missing]) from error
     loaded = load_sweep(file)
-    return loaded, find_sweep(str(loaded.name), project_of(file))
+    return loaded, _runs_of(loaded, file)
+
+
+def _runs_of(sweep: Sweep, file: Path) -> SweepDir:
+    """The folder of a sweep's runs.
+
+    Raises:
+        SweepError: none was launched.
+    """
+    try:
+        return find_sweep(str(sweep.name), project_of(file))
+    except FileNotFoundError:
+        raise SweepError(sweep.name, [f"it has no runs; train them with `runmanager launch {file.stem}`"]) from None
 
 
 def _stem(output: str | Path | None, default: Path) -> Path:
@@ -196,11 +214,12 @@ def _write_about(saved: Saved, stem: Path, about: Mapping[str, Any]) -> None:
     print(file)
 
 
+@cannot("give features")
 def features(
     sweep: str | Path,
     number: int | None = None,
     *,
-    layer: str,
+    layer: str | None = None,
     split: str = "validation",
     epoch: str | None = None,
     output: str | Path | None = None,
@@ -210,24 +229,26 @@ def features(
     Args:
         sweep: the path or the name of a sweep file.
         number: which run; by default the best.
-        layer: the layer's name, as `runmanager summary` shows it.
+        layer: the layer's name, as `runmanager summary` shows it; has to be given, and the message without it lists the layers.
         split: `validation` or `train`.
         epoch: `best` or `last`; by default the best where the sweep has an objective.
         output: the file; by default results/<sweep>-run<number>-<layer>-<split>.npz.
 
     Raises:
-        SweepError: there is no such run, state or split, or the sweep has no Trainer.
+        SweepError: there is no such run, state or split, no layer is given, or the sweep has no Trainer.
         TrainerError: there is no such layer.
     """
     from torch.utils.data import DataLoader
 
-    from runmanager.training.features import write_features
+    from runmanager.training.features import layer_names, write_features
 
     file = find_sweep_file(sweep)
     loaded = load_sweep(file)
     trainer = need_trainer(loaded)
-    saved = find_saved(find_sweep(str(loaded.name), project_of(file)), number, epoch)
+    saved = find_saved(_runs_of(loaded, file), number, epoch)
     with restored(loaded, saved) as found:
+        if layer is None:
+            raise SweepError(loaded.name, [f"no layer is given; add --layer, one of {layer_names(found.network)}"])
         splits = found.splits
         samples = splits.validation if split == "validation" else splits.train
         if samples is None:

@@ -27,9 +27,10 @@ class Here:
         self.description = describe(sweep)
         self.git = GitQuery(self.description.project)
 
-    def check(self, indices: list[int], known: dict[str, Any]) -> dict[str, Any]:
+    def check(self, indices: list[int], known: dict[str, Any], *, fresh: bool = False) -> dict[str, Any]:
         """See `Way`."""
-        return surroundings_of(self._sweep, self.description.project, indices, 1, known, self._options)
+        project = self.description.project
+        return surroundings_of(self._sweep, project, indices, 1, known, self._options, fresh=fresh)
 
     def train(
         self, work: Work, writers: list[Writer], outcomes: Outcomes, limits: Limits

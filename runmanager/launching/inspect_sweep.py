@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runmanager.launching.one_run import OneRun, built, choose_run, two_samples
-from runmanager.launching.sweep import SweepError
+from runmanager.launching.sweep import SweepError, cannot
 from runmanager.tracking.files import replace_text
 from runmanager.tracking.run_dir import SweepDir
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from runmanager.training.rate_range import RateRange
 
 
+@cannot("be looked into")
 def summary(sweep: str | Path, *, only: str | None = None) -> None:
     """Prints the layers of a run's network, with the shapes that two samples of its data get.
 
@@ -37,6 +38,7 @@ def summary(sweep: str | Path, *, only: str | None = None) -> None:
     print("\n".join(found.lines()))
 
 
+@cannot("be tested")
 def lr_range(
     sweep: str | Path, *, only: str | None = None, low: float = 1e-7, high: float = 1.0, steps: int = 100
 ) -> None:

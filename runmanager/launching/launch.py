@@ -29,6 +29,7 @@ from runmanager.launching.train_options import TrainOptions
 from runmanager.launching.ways import Way, way_to_train
 from runmanager.launching.work import Work
 from runmanager.launching.worker import in_worker
+from runmanager.nearest import nearest
 from runmanager.tracking.files import sync_now
 from runmanager.tracking.history import SweepHistory, read_run, read_sweep
 from runmanager.tracking.progress import say
@@ -208,11 +209,10 @@ class _Launch:
         self._plan = self._schedule()
         ahead = [*self._plan.due, *self._plan.elsewhere]  # others' runs may have to be taken over
         known = self.sweep_dir.read_plan().get("fusion") if self.sweep_dir.is_there() and not fresh else {}
-        surroundings = (
-            way.check([one.index for one in ahead], known if isinstance(known, dict) else {}) if ahead else {}
-        )
+        known = known if isinstance(known, dict) else {}
+        surroundings = way.check([one.index for one in ahead], known, fresh=fresh) if ahead else {}
         self._fusion = Fusion.from_json(surroundings.pop("fusion")) if "fusion" in surroundings else Fusion()
-        self._known_fusion = known if isinstance(known, dict) else {}
+        self._known_fusion = known
         self._surroundings = surroundings
 
     def _schedule(self) -> Schedule:
@@ -364,5 +364,5 @@ class _Launch:
         """A function tells only by running what it logs."""
         objective = self._sweep.objective
         if objective and outcomes.num_completed and objective not in outcomes.metrics:
-            logged = ", ".join(outcomes.metrics)
+            logged = ", ".join(outcomes.metrics) + nearest(objective, outcomes.metrics)
             self._say(f"note: the objective {objective!r} was never logged, so no run is best; logged: {logged}")

@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 
 from runmanager.launching.sweep import Sweep, SweepError
+from runmanager.nearest import nearest
 from runmanager.tracking.run_dir import project_root
 
 
@@ -14,15 +15,17 @@ def find_sweep_file(name_or_path: str | Path) -> Path:
     """The file of a sweep: a path, or the name of a file in the project's sweeps/.
 
     Raises:
-        SweepError: there is no such file; it lists those there are.
+        SweepError: there is no such file; it lists those there are, and the nearest.
     """
     path = Path(name_or_path)
     root = project_root()
     for candidate in (path, root / "sweeps" / f"{path.name}.py"):
         if candidate.is_file() and candidate.suffix == ".py":
             return candidate.resolve()
-    there = ", ".join(sorted(f"sweeps/{file.name}" for file in (root / "sweeps").glob("*.py"))) or "none"
-    raise SweepError(str(name_or_path), [f"there is no file {path}; the sweeps of {root} are: {there}"])
+    names = sorted(file.stem for file in (root / "sweeps").glob("*.py"))
+    there = ", ".join(f"sweeps/{name}.py" for name in names) or "none"
+    meant = nearest(path.name.removesuffix(".py"), names)
+    raise SweepError(str(name_or_path), [f"there is no file {path}; the sweeps of {root} are: {there}{meant}"])
 
 
 def project_of(file: Path) -> Path:

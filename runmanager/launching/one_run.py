@@ -95,15 +95,9 @@ def two_samples(splits: Any) -> "Tensor":
     """The inputs [2, ...] of the first two samples that the run is trained on.
 
     Raises:
-        TrainerError: its samples are no pairs of tensors.
+        DataError: its samples are no pairs of tensors.
     """
-    from torch import Tensor
-    from torch.utils.data import DataLoader
-
-    from runmanager.training.settings import TrainerError
+    from runmanager.data.collating import first_batch
 
     with frozen_rng(splits):
-        batch: Any = next(iter(DataLoader(splits.train, batch_size=2)))
-    if not isinstance(batch, (list, tuple)) or len(batch) != 2 or not isinstance(batch[0], Tensor):
-        raise TrainerError("the data gives no (inputs, targets) pairs of tensors; let __getitem__ return such a pair")
-    return batch[0]
+        return first_batch(splits.train, 2)[0]

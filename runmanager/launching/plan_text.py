@@ -75,7 +75,8 @@ def _failure_lines(failures: Sequence[Failure], num_due: int) -> Iterator[str]:
         yield "errors: none was found"
         return
     number = len({one.run.number for one in failures} | {other for one in failures for other in one.alike})
-    yield f"errors: {number} of {num_due} runs would fail; times and sizes leave them out"
+    runs = f"run{'s' if num_due != 1 else ''}"
+    yield f"errors: {number} of {num_due} {runs} would fail; times and sizes leave out what fails"
     for one in failures[:_MOST_FAILURES]:
         alike = f"; so would {ranges_text(one.alike)}, which {'is' if len(one.alike) == 1 else 'are'} alike"
         params = params_text(one.run.run._asdict())
@@ -117,7 +118,8 @@ def _time_lines(outlook: Outlook) -> Iterator[str]:
     if outlook.slowdown > 1.02:
         yield f"  with {workers} at work a step takes {outlook.slowdown:.2f} times as long, which is reckoned in"
     if outlook.num_unknown:  # no time was left, or their data does not tell how much it is
-        yield f"  and {outlook.num_unknown} runs that could not be measured, which are left out"
+        runs = f"run{'s' if outlook.num_unknown != 1 else ''}"
+        yield f"  and {outlook.num_unknown} {runs} that could not be measured, left out"
 
 
 def size_text(num_bytes: float) -> str:

@@ -93,12 +93,12 @@ class Processes:
             raise SweepError(self._name, answer["faults"])
         return answer
 
-    def check(self, indices: list[int], known: dict[str, Any]) -> dict[str, Any]:
+    def check(self, indices: list[int], known: dict[str, Any], *, fresh: bool = False) -> dict[str, Any]:
         """See `Way`."""
         if not self.description.has_trainer:
             return {}
         num_workers = min(len(self._slots), len(indices))
-        return self._result(self._submit("check_sweep", *self._call, indices, num_workers, known))
+        return self._result(self._submit("check_sweep", *self._call, indices, num_workers, known, fresh))
 
     @property
     def num_workers(self) -> int:

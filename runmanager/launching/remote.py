@@ -38,12 +38,14 @@ def describe_sweep(file: str, changes: Json) -> Json:
         return {"faults": [str(error)]}
 
 
-def check_sweep(file: str, changes: Json, options: Json, indices: list[int], num_workers: int, known: Json) -> Json:
+def check_sweep(
+    file: str, changes: Json, options: Json, indices: list[int], num_workers: int, known: Json, fresh: bool = False
+) -> Json:
     """What the sweep's results rest on beside its code, and which runs go together; or what is wrong with the sweep."""
     told = _told(options)
     try:
         sweep = _load(file, changes).sweep
-        return surroundings_of(sweep, project_of(Path(file)), indices, num_workers, known, told)
+        return surroundings_of(sweep, project_of(Path(file)), indices, num_workers, known, told, fresh=fresh)
     except SweepError as error:
         return {"faults": error.faults}
 

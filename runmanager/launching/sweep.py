@@ -1,10 +1,12 @@
 """A Sweep: the grid, what to do with each run, and what it is after."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runmanager.nearest import nearest
 from runmanager.parameters import identity
 from runmanager.space.grid import Run, RunBuilder, grid_faults
 from runmanager.tracking.history import read_run
@@ -21,12 +23,21 @@ _TRAINER_METRICS = ("val_loss", "val_accuracy")
 
 
 class SweepError(ValueError):
-    """A sweep that cannot start; the message lists every fault that was found."""
+    """A sweep that cannot start, or not be used otherwise; the message lists every fault that was found."""
 
-    def __init__(self, name: str | None, faults: Sequence[str]) -> None:
+    def __init__(self, name: str | None, faults: Sequence[str], cannot: str = "start") -> None:
         lines = "".join("\n  - " + fault.replace("\n", "\n    ") for fault in faults)
-        super().__init__(f"sweep {name or 'without a name'!r} cannot start:{lines}")
-        self.faults = list(faults)
+        super().__init__(f"sweep {name or 'without a name'!r} cannot {cannot}:{lines}")
+        self.name, self.faults = name, list(faults)
+
+
+@contextmanager
+def cannot(do: str) -> Iterator[None]:
+    """A sweep that is not to be started: whatever is wrong with it, the message says that it cannot do this."""
+    try:
+        yield
+    except SweepError as error:
+        raise SweepError(error.name, error.faults, do) from error
 
 
 class Sweep:
@@ -119,36 +130,38 @@ class Sweep:
         other.__dict__.update(self.__dict__, params={**self.params, **params}, trainer=trainer)
         return other
 
-    def check(self, project: Path, *, checkpoints: bool = True) -> None:
+    def check(self, project: Path, *, checkpoints: bool = True, fresh: bool = False) -> None:
         """Builds runs as far as it takes to see that nothing is missing and every parameter is read.
 
         Args:
             project: where known data sets are looked for.
             checkpoints: whether the runs' states will be saved, so that they have to be such as can be.
+            fresh: whether runs begin anew though they have a state to go on from.
 
         Raises:
             SweepError: it lists all that is wrong.
         """
         if self.trainer is None:
             return  # what a function reads is only known once it has run
-        faults = _trainer_faults(self, self.trainer, project, checkpoints)
+        faults = _trainer_faults(self, self.trainer, project, checkpoints, fresh=fresh)
         if faults:
             raise SweepError(self.name, faults)
 
 
-def _trainer_faults(sweep: Sweep, trainer: "Trainer", project: Path, checkpoints: bool) -> list[str]:
+def _trainer_faults(sweep: Sweep, trainer: "Trainer", project: Path, checkpoints: bool, *, fresh: bool) -> list[str]:
     """What building the runs tells. A parameter that no run reads is a fault; a `seed` is read by the tool itself."""
     reads: set[str] = {"seed"}
     runs, seed = sweep.runs(), sweep.seed
     names = runs[0]._fields
     first, rest = covering(runs)
+    may_go_on = not fresh and trainer.starts_from_runs(runs[0])
     faults = trainer.faults(
         [recorded(run, reads) for run in first],
         seed,
         project,
         sweep.objective,
         checkpoints=checkpoints,
-        started=[_is_started(sweep, run, project) for run in first] if trainer.starts_from_runs(runs[0]) else (),
+        started=[_is_started(sweep, run, project) for run in first] if may_go_on else (),
     )
     for run in [*first, *rest][:_MAX_EXERCISED]:  # a parameter may be read in some combinations or in training alone
         if faults or reads.issuperset(names):
@@ -159,6 +172,7 @@ def _trainer_faults(sweep: Sweep, trainer: "Trainer", project: Path, checkpoints
         or _file_faults(sweep, trainer, first)
         or [
             f"{name} is in the grid, but nothing uses it; read run.{name} in the trainer's functions, or leave it out"
+            f"{trainer.meant(name, runs[0], seed, project)}"
             for name in names
             if name not in reads
         ]
@@ -199,7 +213,7 @@ def _objective_faults(objective: Any, mode: Any, trainer: "Trainer | None", para
     elif trainer is not None and not _may_be_measured(objective, trainer, params):
         faults.append(
             f"objective={objective!r} is no validation metric; choose val_loss or val_accuracy, or val_ and the name of one of "
-            "the Trainer's metrics"
+            f"the Trainer's metrics{nearest(objective, _TRAINER_METRICS)}"
         )
     return faults
 

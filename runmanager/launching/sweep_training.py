@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 
 def surroundings_of(
-    sweep: Sweep, project: Path, indices: Sequence[int], num_workers: int, known: dict[str, Any], options: TrainOptions
+    sweep: Sweep,
+    project: Path,
+    indices: Sequence[int],
+    num_workers: int,
+    known: dict[str, Any],
+    options: TrainOptions,
+    *,
+    fresh: bool = False,
 ) -> dict[str, Any]:
     """Checks a sweep against its trainer; returns what its results rest on beside the code, and which runs go together.
 
@@ -37,13 +44,14 @@ def surroundings_of(
         num_workers: how many processes will train.
         known: what earlier launches have found out about training runs together.
         options: what runs are trained with.
+        fresh: whether runs begin anew though they have a state to go on from.
 
     Raises:
         SweepError: it lists all that is wrong.
     """
     from runmanager.launching.code import data_fingerprint
 
-    sweep.check(project, checkpoints=options.checkpoint_every > 0)
+    sweep.check(project, checkpoints=options.checkpoint_every > 0, fresh=fresh)
     if sweep.trainer is None:
         return {}
     from runmanager.launching.find_fusion import Finder

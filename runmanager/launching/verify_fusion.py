@@ -4,13 +4,14 @@ from pathlib import Path
 
 from runmanager.launching.find_fusion import Finder
 from runmanager.launching.load_sweep import find_sweep_file, load_sweep, project_of
-from runmanager.launching.sweep import SweepError
+from runmanager.launching.sweep import SweepError, cannot
 from runmanager.training.alike import NotFusable
 from runmanager.training.choice import Trial
 from runmanager.training.loaders import NotResident
 from runmanager.training.verify import Differences, verify
 
 
+@cannot("be compared")
 def verify_fusion(sweep: str | Path, *, num_steps: int = 10, size: int = 8) -> bool:
     """Prints the largest differences for each kind of runs; whether there were any, and all are as small as rounding makes them.
 
@@ -32,10 +33,12 @@ def verify_fusion(sweep: str | Path, *, num_steps: int = 10, size: int = 8) -> b
         )
     project, runs = project_of(find_sweep_file(sweep)), loaded.runs()
     kinds, reasons = Finder(loaded.trainer, runs, loaded.seed, project).sort(range(len(runs)))
-    print(f"{loaded.name}: {len(runs)} runs of {len(kinds)} kind{'s' if len(kinds) != 1 else ''}")
+    print(
+        f"{loaded.name}: {len(runs)} run{'s' if len(runs) != 1 else ''} of {len(kinds)} kind{'s' if len(kinds) != 1 else ''}"
+    )
     is_within, num_compared = True, 0
     for key, indices in kinds.items():
-        numbers = f"{len(indices)} runs like {runs[indices[0]]!r}"
+        numbers = f"{len(indices)} run{'s' if len(indices) != 1 else ''} like {runs[indices[0]]!r}"
         if key in reasons or len(indices) < 2:
             print(f"{numbers}: one by one, {reasons.get(key, 'there is no other of its kind')}")
             continue
@@ -60,4 +63,4 @@ def _line(one: Differences) -> str:
     name = str(one.dtype).removeprefix("torch.")
     mark = "" if one.is_within else "   <- too large"
     numbers = f"{one.first_loss:12.1e}   {one.losses:15.1e}   {one.weights:7.1e}"
-    return f"  {name}  {numbers}   {one.arithmetic}, {one.num_steps} steps{mark}"
+    return f"  {name}  {numbers}   {one.arithmetic}, {one.num_steps} step{'s' if one.num_steps != 1 else ''}{mark}"

@@ -28,12 +28,13 @@ class Way(Protocol):
     threads: str
     """How many threads a run has for its arithmetic, where that was laid down."""
 
-    def check(self, indices: list[int], known: dict[str, Any]) -> dict[str, Any]:
+    def check(self, indices: list[int], known: dict[str, Any], *, fresh: bool = False) -> dict[str, Any]:
         """Checks the sweep; returns what its results rest on, and as `fusion` which of its runs are trained together.
 
         Args:
             indices: the places in the grid of the runs that are to be trained.
             known: what earlier launches have found out about training runs together.
+            fresh: whether runs begin anew though they have a state to go on from.
 
         Raises:
             SweepError: it lists all that is wrong.

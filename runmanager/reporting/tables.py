@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runmanager.nearest import nearest
 from runmanager.parameters import encode, number_to_json, params_text, short_text, varying
 from runmanager.reporting.failures import print_errors
 from runmanager.reporting.notes import print_notes
-from runmanager.tracking.display import least_telling
+from runmanager.tracking.display import fitting, least_telling
 from runmanager.tracking.history import RunHistory, SweepHistory
 from runmanager.tracking.progress import number_text, seconds_text
 from runmanager.tracking.rows import metrics_to_json
@@ -35,8 +36,9 @@ def chosen_runs(history: SweepHistory, sort: str | None, top: int | None) -> lis
     if top is not None and top < 1:
         raise ReportError(f"--top {top}: give a whole number of 1 or more")
     metric = sort or history.objective
-    if sort is not None and sort not in history.metric_names():
-        raise ReportError(f"--sort {sort}: sweep {history.name} has {', '.join(history.metric_names())}")
+    names = history.metric_names()
+    if sort is not None and sort not in names:
+        raise ReportError(f"--sort {sort}: sweep {history.name} has {', '.join(names)}{nearest(sort, names)}")
     ranked = history.ranked(metric) if metric else []
     others = [run for run in history.runs if all(run is not one for one in ranked)]
     return [*ranked, *others][:top]
@@ -58,14 +60,13 @@ def print_results(
     if constant:
         console.print(Text("all with " + params_text(constant)))
     metrics = [name for name in history.metric_names() if any(name in run.last for run in runs)]
-    header, rows = _results_rows(runs, metrics, metric, varied)
-    left_out = []
-    while console.is_terminal and metrics and _width(header, rows) > console.width:
-        left_out.append(least_telling(metrics))
-        metrics.remove(left_out[-1])
-        header, rows = _results_rows(runs, metrics, metric, varied)
+    shown = list(metrics) if console.is_terminal else fitting(metrics, metric)
+    header, rows = _results_rows(runs, shown, metric, varied)
+    while console.is_terminal and shown and _width(header, rows) > console.width:
+        shown.remove(least_telling(shown))
+        header, rows = _results_rows(runs, shown, metric, varied)
     print_table(console, header, rows)
-    if left_out:
+    if left_out := [name for name in metrics if name not in shown]:
         console.print(Text(f"{', '.join(left_out)} left out to fit; --json has everything", style="dim"))
     print_notes(runs, console)
     print_errors(history, runs, console)

@@ -47,21 +47,31 @@ class PlainDisplay(Writer):
 
     def epoch(self, member: Member, row: EpochRow) -> None:  # noqa: D102
         run = self._progress.epoch(row)
-        names = list(run.values)
-        while len(names) > _MOST_VALUES and is_of_a_class(names[-1]):
-            names.pop()
-        values = [f"{name} {number_text(run.values[name])}" for name in names]
-        parts = [
-            f"run {run.number}",
-            f"epoch {self._progress.epoch_text(run)}",
-            *values,
-            seconds_text(row.epoch_seconds),
-        ]
-        say("  ".join(parts))
+        values = _value_texts(run, self._progress.objective)
+        where = f"run {run.number}", f"epoch {self._progress.epoch_text(run)}"
+        say("  ".join([*where, *values, seconds_text(row.epoch_seconds)]))
 
     def end(self, member: Member, end: RunEnd) -> None:  # noqa: D102
         run = self._progress.end(member, end)
         say(f"{ending_text(run)} · {self._progress.summary()}")
+
+
+def _value_texts(run: ShownRun, objective: str | None) -> list[str]:
+    """The values for a line, each with its name, and of how many there is no room."""
+    names = fitting(list(run.values), objective)
+    texts = [f"{name} {number_text(run.values[name])}" for name in names]
+    left_out = [name for name in run.values if name not in names]
+    if left_out:
+        kinds = dict.fromkeys(name.split("/")[0] for name in left_out)
+        texts.append(f"({len(left_out)} more of {', '.join(f'{kind}/*' for kind in kinds)})")
+    return texts
+
+
+def fitting(metrics: list[str], objective: str | None = None) -> list[str]:
+    """The metrics that have room where no terminal says how much there is: of many, the last of single classes are left out."""
+    of_classes = [name for name in metrics if is_of_a_class(name) and name != objective]
+    left_out = of_classes[-(len(metrics) - _MOST_VALUES) :] if len(metrics) > _MOST_VALUES else []
+    return [name for name in metrics if name not in left_out]
 
 
 def ending_text(run: ShownRun) -> str:
@@ -141,6 +151,9 @@ class TerminalDisplay(Writer):
             )
             self._live.start()
 
+    def watch(self, member: Member) -> None:  # noqa: D102
+        self._progress.watch(member)
+
     def resume(self, member: Member) -> None:  # noqa: D102
         self._progress.resume(member)
 
@@ -151,7 +164,7 @@ class TerminalDisplay(Writer):
         run = self._progress.end(member, end)
         if self._progress.num_runs is None:
             self.close()
-            values = "".join(f" · {name} {number_text(value)}" for name, value in run.values.items())
+            values = "".join(f" · {text}" for text in _value_texts(run, self._progress.objective))
             print(f"{ending_text(run)}{values} · {self._progress.summary()}")
         elif run.status != COMPLETED:
             self._live.console.print(ending_text(run), markup=False, highlight=False)
@@ -190,6 +203,9 @@ class NotebookDisplay(Writer):
     def begin(self, member: Member) -> None:  # noqa: D102
         self._progress.begin(member)
         self._show(at_once=True)
+
+    def watch(self, member: Member) -> None:  # noqa: D102
+        self._progress.watch(member)
 
     def resume(self, member: Member) -> None:  # noqa: D102
         self._progress.resume(member)

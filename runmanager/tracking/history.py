@@ -65,8 +65,8 @@ class RunHistory:
         return best_of(self.rows, self.modes)
 
     def score(self, metric: str) -> Number | None:
-        """The best value of a metric, or the run's own; None when there is no finite one."""
-        return score(metric, self.best, self.metrics)
+        """The best value of a metric, or the last of one that has no best; None when there is no finite one."""
+        return score(metric, self.best, self.last)
 
 
 class SweepHistory:

@@ -1,6 +1,7 @@
 """The rows of the runs that a RunManager has begun: as a table in memory, and written where the user wants them."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ class KeptRows:
         replace_text(path.with_name(f"{path.name}.csv"), epoch_csv(self._runs))
         replace_text(path.with_name(f"{path.name}.json"), epoch_json(self._runs))
 
-    def forget(self, *, keep_last: bool) -> None:
-        """Drops the rows of all runs, or of all but the last."""
-        self._runs = self._runs[-1:] if keep_last else []
+    def forget(self, *, but: Sequence[list[EpochRow]]) -> None:
+        """Drops the rows of all runs but these, which are still trained."""
+        self._runs = [(params, rows) for params, rows in self._runs if any(rows is one for one in but)]
 
 
 def _by_column(row: EpochRow, params: dict[str, Any]) -> "OrderedDict[str, Any]":

@@ -139,16 +139,14 @@ class RunManager:
 
         Yields:
             the numbers of those that could not be begun, and why; those that could are `numbers`.
+
+        Raises:
+            ParameterError: a parameter cannot be recorded; the runs that were begun before are marked failed.
         """
         call_order.close_abandoned(self, self._group)
         self._begin_group(ends_each=True, is_launched=True)
-        refused = self._entrance.begin_each(self._group, entries)
-        if not self._group:
-            exits.unwatch(self)
-            yield refused
-            return
         with self._to_the_end():
-            yield refused
+            yield self._entrance.begin_each(self._group, entries)
 
     @contextmanager
     def _to_the_end(self) -> Iterator[None]:
@@ -437,7 +435,7 @@ class RunManager:
 
     def forget(self) -> None:
         """Drops the rows of ended runs from memory; their files keep them, and `run_data` and `save` no longer have them."""
-        self._rows.forget(keep_last=bool(self._group))
+        self._rows.forget(but=[tracked.member.rows for tracked in self._group.members])
 
     def close(self) -> None:
         """Lets go of files and of the screen; an open run is marked interrupted."""

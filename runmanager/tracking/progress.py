@@ -93,6 +93,12 @@ class Progress:
         self.shown = _latest([*(one for one in self.shown if one.number != run.number), run], MAX_SHOWN)
         return run
 
+    def watch(self, member: Member) -> None:
+        """A run is built, and its clock begins anew: as in its rows, the time that this took is left out."""
+        run = self._run(member.number)
+        if run.epoch == 0:
+            run.seen = time.monotonic()
+
     def resume(self, member: Member) -> ShownRun:
         """A run goes on from a saved state."""
         run = self._run(member.number)

@@ -9,6 +9,7 @@ import functools
 import io
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -264,12 +265,24 @@ class ResultsWriter(Writer):
         self._is_behind = True
         if not self._closes_at_exit:
             self._closes_at_exit = True
-            atexit.register(self.close)
+            atexit.register(self._close_at_exit)
         self._let_go()
         for file in self._files:
             if file.path.exists():
                 os.utime(file.path, (0, 0))
         self._files = []
+
+    def _close_at_exit(self) -> None:
+        """Closes; where a table cannot be written, the end of the program is no worse than the end of an epoch."""
+        try:
+            self.close()
+        except OSError as error:
+            warnings.warn(
+                f"{self._sweep_dir.epochs_csv} and the tables beside it lack rows that the journals have; "
+                f"`runmanager results {self._sweep_dir.name}` shows them all ({type(error).__name__}: {error})",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _files_are_ours(self) -> bool:
         """Whether the tables lack nothing, and no other process has put its own in the place of any of them."""

@@ -39,6 +39,7 @@ _SMALLER_IS_BETTER = frozenset(
     ]
 )
 _LARGER_IS_BETTER = re.compile(r"accuracy|acc|precision|recall|f\d+|fbeta|kappa|iou|top\d*|r2|auc|auroc|dice|jaccard")
+_NO_WAY_IS_BETTER = re.compile(r"learning rate(/.*)?|gradient norm|skipped steps", re.DOTALL)
 _NEGATED = frozenset(("neg", "negative", "minus"))
 _WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")  # MeanAbsoluteError has three
 _TAKEN = {
@@ -176,6 +177,12 @@ def ways_told(name: str) -> set[str]:
     return {way for way, is_told in (("min", smaller), ("max", larger)) if is_told}
 
 
+@lru_cache(maxsize=1024)
+def has_best(metric: str) -> bool:
+    """Whether one of its values is the best. No way is better for what a Trainer records beside metrics, as the learning rate."""
+    return _NO_WAY_IS_BETTER.fullmatch(metric) is None
+
+
 def improves(value: Number, best: Number | None, mode: str) -> bool:
     """Whether `value` beats `best`. NaN and infinities never do."""
     if not math.isfinite(value):
@@ -184,7 +191,7 @@ def improves(value: Number, best: Number | None, mode: str) -> bool:
 
 
 def best_of(rows: Iterable[EpochRow], modes: Mapping[str, str]) -> dict[str, Best]:
-    """The best of each metric over a run's rows; a metric that was never finite has none."""
+    """The best of each metric over a run's rows, where it has one; a metric that was never finite has none."""
     best: dict[str, Best] = {}
     for row in rows:
         for name, value in row.values().items():
@@ -193,7 +200,7 @@ def best_of(rows: Iterable[EpochRow], modes: Mapping[str, str]) -> dict[str, Bes
 
 
 def score(metric: str, best: Mapping[str, Best], metrics: Mapping[str, Number]) -> Number | None:
-    """The best value of a metric over a run's epochs, or the run's own; None when there is no finite one."""
+    """The best value of a metric over a run's epochs, or what `metrics` has of it; None when there is no finite one."""
     if metric in best:
         return best[metric].value
     value = metrics.get(metric)
@@ -201,7 +208,9 @@ def score(metric: str, best: Mapping[str, Best], metrics: Mapping[str, Number]) 
 
 
 def update_best(best: dict[str, Best], name: str, value: Number, epoch: int, modes: Mapping[str, str]) -> None:
-    """Puts `value` into `best` when it improves on what is there."""
+    """Puts `value` into `best` when it improves on what is there. Of what has no best, only an objective gets one."""
+    if name not in modes and not has_best(name):
+        return
     standing = best.get(name)
     if improves(value, standing.value if standing else None, modes.get(name) or better_is(name)):
         best[name] = Best(value, epoch)

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from runmanager.nearest import nearest
 from runmanager.parameters import decode, encode
 from runmanager.tracking.errors import ResultsNotFoundError, SweepNameError
 from runmanager.tracking.files import SyncedFile, replace_text, write_new
@@ -448,12 +449,14 @@ def find_sweep(name: str, root: Path | None = None) -> SweepDir:
     """The folder of a sweep that was launched.
 
     Raises:
-        ResultsNotFoundError: there is none of that name.
+        ResultsNotFoundError: there is none of that name; it lists those there are, and the nearest.
     """
     root = root or project_root()
     if sweep_name_fault(name) is None:
         sweep_dir = SweepDir(root, name)
         if sweep_dir.path.is_dir():
             return sweep_dir
-    there = ", ".join(sweep_names(root)) or "none yet; launch one with `runmanager launch sweeps/quickstart.py`"
-    raise ResultsNotFoundError(f"no sweep {name!r:.100} in {root / 'runs'}; there are: {there}")
+    names = sweep_names(root)
+    there = ", ".join(names) or "none yet; launch one with `runmanager launch sweeps/quickstart.py`"
+    meant = nearest(Path(name).name.removesuffix(".py"), names)
+    raise ResultsNotFoundError(f"no sweep {name!r:.100} in {root / 'runs'}; there are: {there}{meant}")

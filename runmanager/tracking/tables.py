@@ -13,11 +13,11 @@ import orjson
 from runmanager.parameters import ROW_COLUMNS, encode, number_to_json
 from runmanager.tracking.cells import csv_line, to_cell
 from runmanager.tracking.history import RunHistory, SweepHistory
-from runmanager.tracking.rows import RUNNING, Best, EpochRow, Metrics, RunEnd
+from runmanager.tracking.rows import RUNNING, Best, EpochRow, Metrics, RunEnd, has_best
 from runmanager.tracking.writers import Member
 
 RUN_COLUMNS = ("run", "status", "epochs trained", "run duration", "overhead_seconds", "peak_memory_mib")
-"""The first columns of the one-row-per-run table; of each metric its last and best follow, then `error`, then the parameters."""
+"""The first columns of the one-row-per-run table; then come the last of each metric and its best, `error` and the parameters."""
 
 JSON_START, JSON_END = "[\n", "\n]\n"
 NO_ROWS_END = "]\n"
@@ -28,7 +28,9 @@ Params = Mapping[str, Any]
 class Columns:
     """The columns of a sweep's tables: those of the design, then metrics, then parameters, each in the order of appearance."""
 
-    def __init__(self) -> None:
+    def __init__(self, objective: str | None = None) -> None:
+        """No columns yet; the objective has a best, whatever its name is."""
+        self._objective = objective
         self.metrics: dict[str, None] = {}
         self.run_metrics: dict[str, None] = {"loss": None, "accuracy": None}
         self.params: dict[str, None] = {}
@@ -36,7 +38,7 @@ class Columns:
     @classmethod
     def of(cls, history: SweepHistory) -> "Columns":
         """The columns that a sweep needs."""
-        columns = cls()
+        columns = cls(history.objective)
         for run in history.runs:
             columns.add_run(run.params, ())
             for row in run.rows:
@@ -64,8 +66,14 @@ class Columns:
 
     def run_header(self) -> str:
         """The run table's first line."""
-        metrics = [name for metric in self.run_metrics for name in (metric, f"best {metric}", f"best {metric} epoch")]
+        metrics: list[str] = []
+        for name in self.run_metrics:
+            metrics += [name, f"best {name}", f"best {name} epoch"] if self.has_best(name) else [name]
         return csv_line(map(to_cell, [*RUN_COLUMNS, *metrics, "error", *self.without(self.run_metrics)]))
+
+    def has_best(self, metric: str) -> bool:
+        """Whether the run table has a metric's best beside its last."""
+        return metric == self._objective or has_best(metric)
 
 
 def _add(names: dict[str, None], more: Iterable[str]) -> bool:
@@ -168,7 +176,8 @@ class RunSummary:
         for metric in columns.run_metrics:
             best = self.best.get(metric)
             cells.append(repr(self.last[metric]) if metric in self.last else params.cells.get(metric, ""))
-            cells.append(f"{best.value!r},{best.epoch}" if best else ",")
+            if columns.has_best(metric):
+                cells.append(f"{best.value!r},{best.epoch}" if best else ",")
         error = csv_line([to_cell(self.error)])[:-1] if self.error else ""
         return ",".join([*cells, error]) + params.run_csv
 

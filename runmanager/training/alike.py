@@ -159,6 +159,8 @@ def _parameters_fault(parts: Parts) -> str | None:
     left_out = [name for name, param in params.items() if param.requires_grad and id(param) not in map(id, trained)]
     if left_out:
         return f"its optimizer leaves out {left_out[0]}, which is not frozen"
-    if len({(param.dtype, param.device) for param in trained}) > 1:
+    due = {} if parts.recipe.unfreezing is None else parts.recipe.unfreezing.due
+    thawed = [params[name] for names in due.values() for name in names]
+    if len({(param.dtype, param.device) for param in [*trained, *thawed]}) > 1:
         return "its network has parameters of several dtypes or devices"
     return None

@@ -13,18 +13,21 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
+from runmanager.data.collating import advice, first_batch
 from runmanager.data.splits import DataError, Splits
 from runmanager.data.targets import target_fault
+from runmanager.nearest import nearest
 from runmanager.tracking.errors import MetricError
 from runmanager.training.building import Building
 from runmanager.training.checkpoints import TrainingState
 from runmanager.training.parts import Parts
 from runmanager.training.recipe import Recipe
 from runmanager.training.seeding import seeded
-from runmanager.training.settings import SETTINGS, USUAL, TrainerError, has_classes, nearest
+from runmanager.training.settings import SETTINGS, USUAL, TrainerError, has_classes
 from runmanager.training.steppers import SingleStepper
+from runmanager.training.unused import idle_settings, used_by
 
 if TYPE_CHECKING:
     from runmanager.training.trainer import Trainer
@@ -49,10 +52,12 @@ def faults_of(
     """The faults of all these runs, each once.
 
     The first run, and the first of each recipe, also puts two samples through its network and its loss. The targets of each
-    data set are looked at once.
+    data set are looked at once. The runs show each value of each parameter, so that a setting which none of them uses is a
+    fault.
     """
     found: dict[str, None] = {}
     tried: set[str] = set()
+    used: set[str] = set()
     seen: list[weakref.ref[Splits]] = []
     for run, is_started in zip(runs, started or [False] * len(runs), strict=True):
         with seeded(0), _workspace(trainer, run, found):
@@ -60,6 +65,7 @@ def faults_of(
             parts = _parts(trainer, run, splits, found, project, with_start=not is_started)
             if found or parts is None or splits is None:
                 continue
+            used |= used_by(parts)
             if not any(one() is splits for one in seen):
                 seen.append(weakref.ref(splits))
                 _note(found, "targets", partial(_check_targets, parts, splits))
@@ -76,7 +82,7 @@ def faults_of(
                 _note_undetermined(found, parts, splits)
             elif parts.recipe != Recipe():
                 _note(found, "first batch", partial(_try_step, parts, splits))
-    return list(found)
+    return list(found) or idle_settings(trainer, runs, used)
 
 
 def _workspace(trainer: "Trainer", run: Any, found: dict[str, None]) -> AbstractContextManager[Any]:
@@ -205,11 +211,22 @@ def _forward(parts: Parts, splits: Splits, training: bool) -> tuple[str, Tensor,
     parts.network.train(training)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("error", "Using a target size")  # each prediction would be compared with each target
+        preds = None
         try:
             preds = parts.network(inputs)
             return shapes, preds, targets, parts.loss(preds, targets)
         except (RuntimeError, TypeError, ValueError, IndexError, UserWarning) as error:
-            raise TrainerError(f"{shapes} do not go through: {type(error).__name__}: {error}") from error
+            hint = _other_loss(parts, preds, targets) or advice(inputs, targets, error)
+            raise TrainerError(f"{shapes} do not go through: {type(error).__name__}: {error}{hint}") from error
+
+
+def _other_loss(parts: Parts, preds: Any, targets: Tensor) -> str:
+    """The end of the message where a loss is for other targets."""
+    from runmanager.training.recipes.losses import takes_classes
+
+    if not isinstance(preds, Tensor) or not has_classes(preds, targets) or takes_classes(parts.loss):
+        return ""
+    return "; the targets are classes: choose loss='cross_entropy'"
 
 
 def _two_samples(parts: Parts, splits: Splits) -> tuple[Tensor, Tensor]:
@@ -217,10 +234,8 @@ def _two_samples(parts: Parts, splits: Splits) -> tuple[Tensor, Tensor]:
 
 
 def _samples(parts: Parts, splits: Splits, number: int) -> tuple[Tensor, Tensor]:
-    batch = next(iter(DataLoader(splits.train, batch_size=number)))
-    if not isinstance(batch, (list, tuple)) or len(batch) != 2 or not all(isinstance(one, Tensor) for one in batch):
-        raise TrainerError("the data gives no (inputs, targets) pairs of tensors; let __getitem__ return such a pair")
-    return batch[0].to(parts.device), batch[1].to(parts.device)
+    inputs, targets = first_batch(splits.train, number)
+    return inputs.to(parts.device), targets.to(parts.device)
 
 
 def _try_batch(parts: Parts, splits: Splits, objective: str | None) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -129,8 +130,7 @@ class Trial:
     def most_gain(self, step_seconds: float) -> float:
         """How much faster a group could be at best.
 
-        On a CPU it saves what a step costs whatever its batch, which one of two samples, in each piece, shows; arithmetic stays what
-        it is.
+        On a CPU it saves what a step costs whatever its batch, which one of two samples in each piece shows; arithmetic stays.
         """
         if self._device.type != "cpu":
             return math.inf
@@ -169,12 +169,18 @@ class Trial:
         return pace
 
     def _try_ends(self, stepper: FusedStepper, batches: ResidentBatches) -> None:
-        """The last batch, which may be a short one that leaves parameters out, and a batch to validate on."""
+        """The last batch, which may be a short one that leaves parameters out, and a batch to validate on, also the averages."""
         stepper.step(*batches.last())
+        if stepper.averages is not None:
+            stepper.averages.end_epoch(sys.maxsize)
+            inputs = (inputs for inputs, _ in islice(batches.as_trained(), 1))
+            stepper.refresh_averages(inputs, shared=batches.have_one_way)
         for batch in islice(batches.validation() or (), 1):
             stepper.train(False)
             stepper.evaluate(*batch)
-            stepper.train(True)
+            if stepper.averages is not None:
+                stepper.averaged().evaluate(*batch)
+        stepper.train(True)
 
     def _compare(self, losses: list[list[float]]) -> None:
         """Whether the first and the last member have the losses of two steps that they have alone.

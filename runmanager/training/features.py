@@ -1,6 +1,5 @@
 """What a layer of a trained network makes of a data set, for whatever is done with it next."""
 
-import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from runmanager.nearest import nearest
 from runmanager.tracking.temporaries import temporary_for
 from runmanager.training.settings import TrainerError
 
@@ -53,10 +53,14 @@ def _layer(network: Module, name: str) -> Module:
     layers: dict[str, Module] = {path: module for path, module in network.named_modules() if path}
     if name in layers:
         return layers[name]
-    near = difflib.get_close_matches(str(name), layers, n=1)
-    outer = ", ".join(path for path in layers if "." not in path) or "none, since the network is one layer"
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise TrainerError(f"layer={name!r} is unknown; choose {outer}, or one inside them{hint}")
+    raise TrainerError(f"layer={name!r} is unknown; choose {layer_names(network)}{nearest(name, layers)}")
+
+
+def layer_names(network: Module) -> str:
+    """The layers of a network that features can be taken of, for people: `conv1, layer1, fc, or one inside them`."""
+    names = [name for name, _ in network.named_modules() if name]
+    outer = ", ".join(name for name in names if "." not in name) or "none, since the network is one layer"
+    return outer + (", or one inside them" if any("." in name for name in names) else "")
 
 
 class _Watched:
@@ -106,7 +110,7 @@ def _of_batch(network: Module, watched: _Watched, layer: str, batch: Any) -> tup
     if not isinstance(features, Tensor) or features.ndim == 0 or len(features) != len(targets):
         got = f"shape {list(features.shape)}" if isinstance(features, Tensor) else f"a {type(features).__name__}"
         raise TrainerError(
-            f"layer={layer!r} gives {got} for {len(targets)} samples; choose one that gives a row for each"
+            f"layer={layer!r} gives {got} for a batch of {len(targets)}; choose one that gives a row for each sample"
         )
     return features.float() if features.dtype == torch.bfloat16 else features, targets.detach().cpu()
 

@@ -162,6 +162,8 @@ class FusedStepper:
         assert self.averages is not None
         other = copy.copy(self)
         other._evaluated = self.averages.tensors
+        if isinstance(self._loss, OneByOne):  # whose losses may count their calls
+            other._loss = self._loss.without(index for index, has in enumerate(self.averages.have_begun) if not has)
         return other
 
     def _without_k(self, outcome: Outcome) -> Outcome:

@@ -113,6 +113,8 @@ def build_stepper(members: Sequence[Member], arithmetic: str, *, shared: bool) -
 class Group:
     """Trains runs together, from their seeds or from where earlier attempts left them."""
 
+    _stepper: FusedStepper  # there is one while `_is_stepping`
+
     def __init__(self, trainer: "Trainer", manager: RunManager, splits: Splits, project: Path, arithmetic: str) -> None:
         """Nothing is built yet.
 
@@ -171,25 +173,33 @@ class Group:
         return Member.build(*where, number=number, seed=seed, with_start=with_start)
 
     def _train(self) -> None:
-        first = self._members[0]
         self._batches = ResidentBatches(
-            self._trainer.resident(self._splits, first.parts.device),
+            self._trainer.resident(self._splits, self._members[0].parts.device),
             [member.order for member in self._members],
-            batch_size=self._trainer.setting("batch_size", first.run),
+            batch_size=self._trainer.setting("batch_size", self._members[0].run),
             shuffles=[member.shuffle for member in self._members],
             samplings=[member.sampling for member in self._members],
         )
         self._manager.watch([member.parts.network for member in self._members], self._batches.shown)
         self._take_up()
-        for member in self._members if self._manager.num_epochs == 0 else ():
+        self._shrink()
+        for member in self._members if self._members and self._manager.num_epochs == 0 else ():
             for note in member.parts.notes:
                 self._manager.note(note, number=member.number)
-        self._stepper = build_stepper(self._members, self._arithmetic, shared=self._batches.are_shared)
-        self._is_stepping = True
-        self._shrink()
+        if self._members:
+            self._stack_up()
         while self._members:
             if not self._leave_where_done():
                 self._epoch()
+
+    def _stack_up(self) -> None:
+        """Puts the members into one stack; of one that was there before, all memory is free by then that can be."""
+        if self._is_stepping:
+            self._stepper.close()
+            self._is_stepping = False
+            del self._stepper
+        self._stepper = build_stepper(self._members, self._arithmetic, shared=self._batches.are_shared)
+        self._is_stepping = True
 
     def _take_up(self) -> None:
         """Puts each member where its last state was saved."""
@@ -231,7 +241,8 @@ class Group:
         still = self._manager.numbers
         kept = [index for index, member in enumerate(self._members) if member.number in still]
         if 0 < len(kept) < len(self._members):
-            self._stepper.keep(kept)
+            if self._is_stepping:
+                self._stepper.keep(kept)
             self._batches.keep(kept)
         self._members = [self._members[index] for index in kept]
 
@@ -263,8 +274,7 @@ class Group:
         """Begins an epoch with all that is trained in it; the stack holds that, so that it is made anew."""
         begun = [member.parts.recipe.begin_epoch(member.parts.network, epoch) for member in self._members]
         if any(begun):
-            self._stepper.close()
-            self._stepper = build_stepper(self._members, self._arithmetic, shared=self._batches.are_shared)
+            self._stack_up()
 
     def _train_epoch(self) -> None:
         running = RunningLoss.of(self._manager, self._members[0].parts.recipe)

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from runmanager.data.balance import balanced_order, balanced_sampler, class_shares, targets_tensor
+from runmanager.data.collating import collated
 from runmanager.data.order import epoch_order
 from runmanager.data.resident import NotResident, Resident, memory_budget, resident
 from runmanager.data.splits import DataError, Samples, Splits
@@ -243,7 +244,7 @@ class LoadedBatches:
             DataError: the sampling is unknown, or the targets are no classes.
         """
         self._seed, self._device, self._draws = seed, device, Generator()
-        settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
+        settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "collate_fn": collated}
         if num_workers:
             settings["worker_init_fn"] = _begin_loading
         self.shown: DataLoader[Any] = DataLoader(

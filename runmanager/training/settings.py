@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from runmanager.nearest import ALIKE, nearest
 from runmanager.parameters import encode
 
 
@@ -71,7 +72,12 @@ _RULES: dict[str, Setting] = {
     "validation": _SHARE,
     "num_workers": _whole(0, 0),
     "device": Setting(),
-    "normalize": Setting(),
+    "normalize": Setting(
+        None,
+        lambda value: not isinstance(value, str) or value == "measured",
+        "'measured' or (means, stds)",
+        choices=("measured",),
+    ),
     "sampling": _one_of("balanced"),
     "init": Setting(),
     "head": Setting(),
@@ -125,15 +131,22 @@ USUAL = {
 """Values to begin with, for messages that say what to add."""
 
 
-def default_of(name: str) -> Any:
-    """What a setting is when it is neither given nor in the grid.
+def default_of(name: str, others: Iterable[str] = ()) -> Any:
+    """What a setting is when it is neither given nor in the grid, which has `others`.
 
     Raises:
         TrainerError: it has to be given.
     """
     if not _RULES[name].has_default:
-        raise TrainerError(f"{name} is neither given to the Trainer nor in the grid; add {name}={USUAL[name]}")
+        raise TrainerError(nowhere(name, others))
     return _RULES[name].default
+
+
+def nowhere(name: str, others: Iterable[str]) -> str:
+    """The message for what has to be said, and is neither given nor in the grid, which has `others`."""
+    near = difflib.get_close_matches(name, list(others), n=1, cutoff=ALIKE)
+    hint = f"; the grid has {near[0]!r}: call that {name!r} if it is meant" if near else ""
+    return f"{name} is neither given to the Trainer nor in the grid; add {name}={USUAL.get(name, '...')}{hint}"
 
 
 def setting_fault(name: str, value: Any) -> str | None:
@@ -158,13 +171,6 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): as_plain(one) for key, one in value.items()}
     return [as_plain(one) for one in value] if isinstance(value, (list, tuple)) else encode(value)
-
-
-def nearest(name: Any, choices: Iterable[str]) -> str:
-    """The end of a message about a name that is none of these: the one that was perhaps meant."""
-    names = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(str(name).lower(), names, n=1)
-    return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def choose_device(device: Any) -> torch.device:

@@ -100,11 +100,12 @@ def _buffers(network: Module) -> dict[str, Tensor]:
 
 
 def bind(network: Module, values: dict[str, Tensor]) -> None:
-    """Makes a network's parameters and buffers of these names these tensors."""
-    params = dict(network.named_parameters())
-    for name, value in values.items():
-        if name in params:
-            params[name].data = value
-        else:
-            owner, _, key = name.rpartition(".")
-            network.get_submodule(owner)._buffers[key] = value
+    """Makes a network's parameters and buffers of these names these tensors, wherever they stand in it."""
+    for name, param in network.named_parameters():
+        if name in values:
+            param.data = values[name]
+    names = {id(buffer): name for name, buffer in network.named_buffers()}
+    for module in network.modules():
+        for key, buffer in module._buffers.items():
+            if buffer is not None and names[id(buffer)] in values:
+                module._buffers[key] = values[names[id(buffer)]]

@@ -102,15 +102,20 @@ class StackedAverages:
             batches: training inputs.
             forward: goes through it with these tensors and a batch.
         """
-        norms = {path: one for path, one in skeleton.module.named_modules() if isinstance(one, _BatchNorm)}
-        if not norms or self._is_exponential or not any(self.have_begun):
+        if self._is_exponential or not any(self.have_begun):
+            return
+        skeleton.train(True)
+        norms = {
+            path: one for path, one in skeleton.module.named_modules() if isinstance(one, _BatchNorm) and one.training
+        }
+        if not norms:
             return
         tensors = self.tensors()
         for path in norms:
             for name in _UNMEASURED.keys() & norms[path]._buffers.keys():
-                tensors[f"{path}.{name}"].fill_(_UNMEASURED[name])
+                if f"{path}.{name}" in tensors:
+                    tensors[f"{path}.{name}"].fill_(_UNMEASURED[name])
         momenta = {one: one.momentum for one in norms.values()}
-        skeleton.train(True)
         with torch.no_grad(), skeleton.same_draws():
             for count, inputs in enumerate(batches, 1):
                 for one in momenta:

@@ -1,6 +1,7 @@
 """The losses of K networks on their batches, at once where that is the same and one after another where it may not be."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -40,6 +41,7 @@ class OneByOne:
 
     def __init__(self, losses: Sequence[Loss]) -> None:
         self._losses = list(losses)
+        self._left_out: set[int] = set()
         self.failures: dict[int, BaseException] = {}
 
     def keep(self, indices: Sequence[int]) -> None:
@@ -51,7 +53,15 @@ class OneByOne:
         each = zip(self._losses, preds.unbind(0), targets.unbind(0), strict=True)
         return torch.stack([self._one(index, *one) for index, one in enumerate(each)])
 
+    def without(self, indices: Iterable[int]) -> "OneByOne":
+        """The same, which does not call the losses at these places; they count as 0."""
+        other = copy.copy(self)
+        other._left_out = set(indices)
+        return other
+
     def _one(self, index: int, loss: Loss, preds: Tensor, targets: Tensor) -> Tensor:
+        if index in self._left_out:
+            return preds.sum() * 0
         try:
             return valued(loss, preds, targets)
         except (Exception, SystemExit) as error:  # a loss may raise anything; it ends its own run

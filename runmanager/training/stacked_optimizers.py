@@ -106,7 +106,7 @@ class StackedOptimizer:
     def __init__(self, optimizers: Sequence[Optimizer], values: Tensor, grads: Tensor) -> None:
         _check(optimizers, values, grads)
         part = _PARTS[type(optimizers[0])]
-        places = list(_places(optimizers[0]))
+        places = list(_places(optimizers))
         self._columns = [columns for *_, columns in places]
         self._parts = [
             part(optimizers, group, cohort, values[:, columns], grads[:, columns]) for group, cohort, columns in places
@@ -157,12 +157,13 @@ class StackedOptimizer:
             part.keep(indices, values[:, columns], grads[:, columns])
 
 
-def _places(optimizer: Optimizer) -> Iterator[tuple[int, slice, slice]]:
+def _places(optimizers: Sequence[Optimizer]) -> Iterator[tuple[int, slice, slice]]:
     """Each part of a stack: its group, which of that group's trained parameters, and their columns."""
     start = 0
-    for group in range(len(optimizer.param_groups)):
-        for cohort in cohorts(optimizer, group):
-            stop = start + sum(one.numel() for one in trained(optimizer, group)[cohort])
+    first = optimizers[0]
+    for group in range(len(first.param_groups)):
+        for cohort in cohorts(optimizers, group):
+            stop = start + sum(one.numel() for one in trained(first, group)[cohort])
             yield group, cohort, slice(start, stop)
             start = stop
 

@@ -31,12 +31,13 @@ def blocks(tensor: Tensor) -> list[Tensor]:
     return [one for one in pieces if len(one)]
 
 
-def cohorts(optimizer: Optimizer, group: int) -> Iterator[slice]:
+def cohorts(optimizers: Sequence[Optimizer], group: int) -> Iterator[slice]:
     """Which of a group's trained parameters, one behind the other, have taken their first step together.
 
     What was thawed later has done fewer steps, or has no state yet.
     """
-    ages = [_age(optimizer.state.get(one, {})) for one in trained(optimizer, group)]
+    each = zip(*(trained(one, group) for one in optimizers), strict=True)
+    ages = [[_age(one.state.get(param, {})) for one, param in zip(optimizers, params, strict=True)] for params in each]
     start = 0
     for _, same in groupby(ages):
         stop = start + len(list(same))
@@ -226,6 +227,7 @@ class Part:
     def keep(self, rows: list[int], values: Tensor, grads: Tensor) -> None:
         """The other members leave; the state and the numbers of those that stay are moved, not changed."""
         self.members = [self.members[row] for row in rows]
+        self.flags = self.members[0].param_groups[self.group]
         self.parameters = [self.parameters[row] for row in rows]
         self.table = [self.table[row] for row in rows]
         for name, state in self.state.items():

@@ -15,7 +15,7 @@ from runmanager.tracking.untouched import frozen_rng
 from runmanager.training.settings import TrainerError
 
 _HEADS = ("layer", "kind", "output", "parameters", "trainable")
-_MIB = 2**20
+_KIB, _MIB = 2**10, 2**20
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,12 @@ class Summary:
             "",
             f"parameters {self.num_params:,}: {self.num_trainable:,} trainable, {frozen:,} frozen",
             f"buffers {self.num_buffers:,}",
-            f"size {self.num_bytes / _MIB:.2f} MiB",
+            f"size {_size_text(self.num_bytes)}",
         ]
+
+
+def _size_text(num_bytes: int) -> str:
+    return f"{num_bytes / _MIB:.2f} MiB" if num_bytes >= _MIB else f"{num_bytes / _KIB:.2f} KiB"
 
 
 def _cells(layer: Layer) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import Module
 
 from runmanager.data.sources import splits_of
 from runmanager.data.splits import Splits
@@ -34,8 +35,10 @@ from runmanager.training.settings import (
     choose_device,
     default_of,
     is_plain,
+    nowhere,
     setting_fault,
 )
+from runmanager.training.unused import meant
 
 _NAMED = ("network", "data", "optimizer", "loss", "scheduler")
 
@@ -179,9 +182,9 @@ class Trainer:
         if given is None and name in run._fields:
             return getattr(run, name)
         if given is None and name != "scheduler":
-            raise TrainerError(f"{name} is neither given to the Trainer nor in the grid; add {name}=...")
+            raise TrainerError(nowhere(name, run._fields))
         if name in ("optimizer", "scheduler") and inspect.isfunction(given) and num_required(given) == 1:
-            return given(run)
+            return _chosen_by(name, given, run)
         return given
 
     def with_epochs(self, epochs: int) -> "Trainer":
@@ -209,7 +212,7 @@ class Trainer:
         """
         value = self._given[name]
         if value is None:
-            value = getattr(run, name) if name in run._fields else default_of(name)
+            value = getattr(run, name) if name in run._fields else default_of(name, run._fields)
         elif is_setting_of_run(value):
             value = of_run(value, run)
         value = value.item() if getattr(value, "shape", None) == () else value  # a grid may come from numpy
@@ -294,6 +297,17 @@ class Trainer:
         """Puts two samples through the run's network, in eval mode and in train mode, to see what it reads of the run."""
         with self._loaded.left_as_it_was():
             exercise(self, run, split_seed, project)
+
+    def meant(self, name: str, run: Any, split_seed: int, project: Path) -> str:
+        """The end of the message for a hyperparameter that nothing reads: the name that was perhaps meant."""
+        with self._loaded.left_as_it_was(), seeded(0):
+            try:
+                parts = self.build(
+                    run, self.splits(run, split_seed, project), project, with_start=False, compiles=False
+                )
+            except Exception:  # noqa: BLE001 (it only adds to a message)
+                parts = None
+            return meant(self, name, run, parts)
 
     def num_ranks(self, run: Any) -> int:
         """How many processes train a run together."""
@@ -451,3 +465,21 @@ class Trainer:
             settings = {"batch_size": batch_size, "shuffle": shuffle, "sampling": sampling, "num_workers": num_workers}
             return LoadedBatches(splits, order, seed, device, **settings)
         return ResidentBatches(data, [order], batch_size=batch_size, shuffles=[shuffle], samplings=[sampling])
+
+
+def _chosen_by(part: str, choose: Callable[[Any], Any], run: Any) -> Any:
+    """What a function of the run alone says that the optimizer or the scheduler is.
+
+    Raises:
+        TrainerError: it takes the run for a network, or for an optimizer.
+    """
+    try:
+        return choose(run)
+    except (AttributeError, TypeError) as error:
+        if not hasattr(Module, getattr(error, "name", None) or "") and "is not an Optimizer" not in str(error):
+            raise
+        second = "network" if part == "optimizer" else "optimizer"
+        raise TrainerError(
+            f"{part}: a function of one argument gets the run, and this one takes it for the {second} ({error}); "
+            f"write {part}=lambda run, {second}: ..."
+        ) from error

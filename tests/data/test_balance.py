@@ -113,7 +113,7 @@ def test_targets_are_those_of_the_samples(dataset):
     [
         (torch.rand(4), "these are [4] of float32"),
         (torch.zeros(4, 5, dtype=torch.int64), "these are [4, 5] of int64"),
-        (torch.tensor([0, -1, 2]), "among these is -1"),
+        (torch.tensor([0, -1, 2]), "that of sample 1 is -1"),
         (torch.empty(0, dtype=torch.int64), "there are no samples"),
     ],
 )
@@ -134,6 +134,7 @@ def test_targets_that_are_no_classes_are_refused_with_what_was_found(targets, me
         (Drawn(["cat", "dog"]), "the first of them is 'cat', a str"),
         (Drawn([[0, 1], [0]]), "the first of them is [0, 1], a list"),
         (Transformed(["cat", "dog"]), "the first of them is 'cat', a str"),
+        (Subset(Drawn([0, 0, 0, -3]), [1, 3]), "that of sample 3 is -3"),
         (TensorDataset(torch.rand(3, 2), torch.rand(3, 2)), "these are [3, 2] of float32"),
         (TensorDataset(torch.rand(3, 2)), "no (inputs, targets) pairs"),
     ],
@@ -142,3 +143,10 @@ def test_a_data_set_without_classes_is_refused_with_what_was_found(dataset, mess
     with pytest.raises(DataError) as error:
         targets_tensor(dataset)
     assert message in str(error.value)
+
+
+def test_one_class_alone_cannot_be_balanced():
+    with pytest.raises(
+        DataError, match="all 9 training samples are of class 4; look at the targets, or leave sampling out"
+    ):
+        class_shares(torch.full((9,), 4))

@@ -103,7 +103,14 @@ def test_when_it_is_nowhere_every_place_and_every_remedy_is_named(tmp_path):
     message = str(caught.value)
     for place in (root, project / "data", tmp_path / "share" / "datasets" / "cifar-10"):
         assert f"- {place}\n" in message
-    for part in ("cannot be downloaded", "cifar-10-python.tar.gz", PYTHON, "connect to the network", str(root)):
+    for part in (
+        "cannot be downloaded",
+        "cifar-10-python.tar.gz",
+        PYTHON,
+        "connect to the network",
+        str(root),
+        "[1, 28, 28]",
+    ):
         assert part in message
     assert not root.exists()
     assert not project.exists()
@@ -178,7 +185,13 @@ def entry(pixels=None, labels=None, **others):
         ("data_batch_2", pickle.dumps([1, 2], 2), "it holds a list, not a dictionary"),
         ("data_batch_2", entry()[:-500], "no whole pickle"),
         ("data_batch_2", b"", "no whole pickle"),
+        ("data_batch_2", entry(pixels=np.zeros((0, 3072), np.uint8), labels=[]), "has no pictures"),
+        ("data_batch_2", python_files()["data_batch_1"], "has the same pictures as data_batch_1"),
+        ("test_batch", python_files()["data_batch_4"], "has the same pictures as data_batch_4"),
+        ("test_batch", entry(batch_label=b"training batch 1 of 5"), "it calls itself 'training batch 1 of 5'"),
+        ("data_batch_2", entry(batch_label=b"testing batch 1 of 1"), "it calls itself 'testing batch 1 of 1'"),
         ("batches.meta", pickle.dumps({"label_names": []}, 2), "has no names of classes"),
+        ("batches.meta", pickle.dumps({"label_names": ["cat"] * 10}, 2), "has the class 'cat' twice"),
     ],
 )
 def test_a_damaged_file_is_named_with_what_is_wrong(name, content, reason, tmp_path):
@@ -225,5 +238,13 @@ def test_an_archive_that_ends_early_is_damaged(cut, tmp_path):
     path = tmp_path / "cifar-10-python.tar.gz"
     put_archive(path, PYTHON, python_files())
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(DataNotFoundError, match=r"CIFAR-10 in .* is damaged"):
+    with pytest.raises(DataNotFoundError, match=r"CIFAR-10 in .* is damaged .*cifar-10-python\.tar\.gz (cannot|lacks)"):
         find(tmp_path)
+
+
+def test_a_folder_that_lacks_a_file_is_damaged_unless_there_is_another_whole_one(tmp_path):
+    put(tmp_path / PYTHON, {name: content for name, content in python_files().items() if name != "data_batch_3"})
+    with pytest.raises(DataNotFoundError, match=rf"{PYTHON} lacks data_batch_3\); delete its files there"):
+        find(tmp_path)
+    put(tmp_path / BINARY, binary_files())
+    assert len(find(tmp_path).train) == 5 * SIZE

@@ -193,7 +193,7 @@ def test_files_that_do_not_go_together_are_refused(files, tmp_path):
     images, labels = files
     write_idx(tmp_path / "fewer", LABELS[:-1])
     for pair, reason in (
-        ((images, tmp_path / "fewer"), "23 pictures but 22 labels"),
+        ((images, tmp_path / "fewer"), "pictures and labels are not as many, 23 and 22"),
         ((labels, images), r"labels is \[23\] of uint8, and pictures are"),
         ((images, images), r"images is \[23, 5, 4\] of uint8, and labels are"),
     ):
@@ -217,7 +217,7 @@ def grey(path, size=(4, 5), mode="L"):
 @pytest.mark.parametrize(
     ("extra", "reason"),
     [
-        (lambda root: grey(root / "cat" / "00003.png"), "has 3 pictures, but none with place 2"),
+        (lambda root: grey(root / "cat" / "00003.png"), "has no picture with place 2 among its 3"),
         (lambda root: grey(root / "dog" / "1.png"), "the same place"),
         (lambda root: (root / "cat" / "notes.txt").write_text("x"), r"notes\.txt is no picture's file"),
         (lambda root: (root / "cat" / "00002.png").symlink_to("/etc/passwd"), "is no picture's file"),

@@ -146,3 +146,64 @@ def test_when_they_are_nowhere_every_place_and_remedy_is_named(tmp_path):
     for part in (tmp_path / "root", tmp_path / "project" / "data", tmp_path / "share", "data_root", "for each class"):
         assert str(part) in message
     assert "download" not in message
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_picture_whose_end_is_missing_is_named_when_it_is_read(suffix, tmp_path):
+    put(tmp_path / "train" / "cat", size=(60, 50), suffix=suffix)
+    broken = tmp_path / "train" / "cat" / f"1.{suffix}"
+    broken.write_bytes(broken.read_bytes()[:-900])
+    train = of(tmp_path, tmp_path / "project").train
+    with pytest.raises(
+        DataError, match=rf"cat/1\.{suffix} cannot be read as a picture .*truncated.*mend it or take it away"
+    ):
+        train[1]
+
+
+@pytest.mark.parametrize(
+    ("place", "target"), [("cat/again", "."), ("cat/up", ".."), ("me", "."), ("kitty", "cat"), ("kitty", "dog/pups")]
+)
+def test_a_link_by_which_pictures_would_come_twice_is_named(place, target, tmp_path):
+    train = tmp_path / "train"
+    for name in ("cat", "dog", "dog/pups"):
+        put(train / name)
+    (train / place).symlink_to(target)
+    with pytest.raises(DataError, match="once more, by a link, so its pictures would come twice; take the link away"):
+        of(tmp_path, tmp_path / "project")
+
+
+@pytest.mark.parametrize("place", ["train/me", "val/me", "me"])
+def test_a_link_to_itself_is_named(place, tmp_path):
+    root = tmp_path / ("alone" if place == "me" else "parts")
+    put(root / "train" / "cat" if place != "me" else root / "cat")
+    (root / place).parent.mkdir(exist_ok=True)
+    (root / place).symlink_to("me")
+    with pytest.raises(DataError, match=f"{root / place} is a link to itself; take it away"):
+        of(root, tmp_path / "project")
+
+
+def test_a_linked_class_is_a_class(tmp_path):
+    put(tmp_path / "elsewhere")
+    put(tmp_path / "train" / "cat")
+    (tmp_path / "train" / "dog").symlink_to(tmp_path / "elsewhere")
+    assert of(tmp_path, tmp_path / "project").classes == ("cat", "dog")
+
+
+def test_numbers_that_rgb_would_cut_off_are_refused(tmp_path):
+    put(tmp_path / "train" / "cat")
+    Image.fromarray(np.full((5, 6), 40_000, np.uint16)).save(tmp_path / "train" / "cat" / "1.png")
+    with pytest.raises(DataError, match=r"1\.png has numbers of more than 8 bits \(mode I;16\).*save it with 8 bits"):
+        of(tmp_path, tmp_path / "project")
+
+
+def test_a_hidden_folder_is_no_class(tmp_path):
+    put(tmp_path / "train" / "cat")
+    put(tmp_path / "train" / ".ipynb_checkpoints")
+    with pytest.raises(DataError, match=r"\.ipynb_checkpoints is hidden, .*take it away"):
+        of(tmp_path, tmp_path / "project")
+
+
+def test_names_of_classes_may_be_of_any_language(tmp_path):
+    for name in ("São Paulo", "東京", "two words"):
+        put(tmp_path / "train" / name)
+    assert of(tmp_path, tmp_path / "project").classes == ("São Paulo", "two words", "東京")

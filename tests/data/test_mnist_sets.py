@@ -74,3 +74,38 @@ def test_pictures_without_a_label_are_damage(tmp_path):
     (tmp_path / "data" / FILES[1]).write_bytes(labels)
     with pytest.raises(DataNotFoundError, match="20 images but 19 labels"):
         MNIST_SET.find(None, tmp_path)
+
+
+def idx(array, kind=8):
+    return bytes([0, 0, kind, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape) + array.tobytes()
+
+
+IMAGES, LABELS = (name.removesuffix(".gz") for name in FILES[:2])
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (IMAGES, idx(np.zeros((20, 28, 28), np.uint8))[:-9], "has 15,671 bytes behind its header, and .* are 15,680"),
+        (IMAGES, b"<html>not found</html>", "begins with 3c 68"),
+        (IMAGES, b"", "begins with nothing"),
+        (IMAGES, idx(np.zeros(20, np.uint8)), r"is \[20\] of uint8, and pictures are \[N, H, W\] of uint8"),
+        (IMAGES, idx(np.zeros((20, 28, 28), ">f4"), 0x0D), r"is \[20, 28, 28\] of float32, and pictures are"),
+        (LABELS, idx(np.zeros((20, 28, 28), np.uint8)), r"is \[20, 28, 28\] of uint8, and labels are \[N\] of uint8"),
+        (LABELS, idx(np.full(20, -1, np.int8), 9), r"is \[20\] of int8, and labels are"),
+        (LABELS, idx(np.full(20, 10, np.uint8)), "has the class 10 for picture 0, of 10 classes"),
+        (IMAGES, idx(np.zeros((20, 20, 20), np.uint8)), r"has pictures \[20, 20\], and t10k \[28, 28\]"),
+    ],
+)
+def test_a_file_that_is_not_what_it_should_be_is_named_with_what_is_wrong(name, content, said, packed, tmp_path):
+    folder = tmp_path / "data" / "MNIST" / "raw"
+    put_packed(folder, 20)
+    (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+    for path in () if packed else tuple(folder.iterdir()):
+        (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    with pytest.raises(
+        DataNotFoundError, match=f"MNIST in .* is damaged .*{name.split('-')[0]}.*{said}.*get them again"
+    ):
+        MNIST_SET.find(None, tmp_path)

@@ -247,7 +247,11 @@ def test_a_setting_that_makes_no_sense_is_told(how, reason):
         (lambda: FakeCIFAR(None), "tensors of floats, not Image.*ToTensor"),
         (lambda: Made(lambda i: noise(i)), r"\(inputs, targets\) pairs"),
         (lambda: Made(lambda i: (noise(i), i), 0), "no sample"),
-        (lambda: Made(lambda i: (torch.full((2, 1), float("inf" if i == 77 else i)), i)), "not finite in channel 0"),
+        (
+            lambda: Made(lambda i: (torch.full((2, 1), float("inf" if i == 77 else i)), i)),
+            "not finite in sample 77 of the train",
+        ),
+        (lambda: Subset(TensorDataset(torch.tensor([0.0, 1.0, torch.nan]), torch.zeros(3)), [1, 2]), "in sample 2 of"),
         (lambda: Made(lambda i: (torch.zeros(1 + (i == 77), 2, 2), i)), "samples of 1 and of 2 channels"),
     ],
 )

@@ -83,12 +83,52 @@ def test_inputs_and_targets_of_different_lengths_are_refused(tmp_path):
         of((INPUTS, TARGETS[:4]), tmp_path)
 
 
-@pytest.mark.parametrize("data", [None, 7, [], (1, 2), {"train": 1}, (INPUTS,) * 4, [INPUTS, None], object()])
+@pytest.mark.parametrize("number", [1, 2, 3, 60])
+def test_a_list_of_samples_is_training_data(number, tmp_path):
+    data = [(INPUTS[0] + index, index % 2) for index in range(number)]
+    splits = of(data, tmp_path)
+    assert len(splits.train) == number
+    assert splits.train[number - 1] is data[-1]
+    assert (splits.validation, splits.test) == (None, None)
+
+
+def test_lists_of_samples_may_be_parts_and_have_targets_of_any_kind(tmp_path):
+    samples = [(one, target) for one, target in zip(INPUTS, TARGETS, strict=True)]
+    splits = of((samples, samples[:2]), tmp_path)
+    assert [len(splits.train), len(splits.validation)] == [6, 2]
+    assert len(of([(one, torch.rand(2)) for one in INPUTS], tmp_path).with_validation(0.5, 0).validation) == 3
+
+
+def test_pairs_of_tensors_in_a_list_are_parts_as_before(tmp_path):
+    splits = of([(INPUTS, TARGETS), (INPUTS[:2], TARGETS[:2])], tmp_path)
+    assert [len(splits.train), len(splits.validation)] == [6, 2]
+
+
+def test_what_is_no_sample_in_a_list_of_samples_is_told_by_its_place(tmp_path):
+    with pytest.raises(DataError, match=r"item 40 of the list of samples is a Tensor, .*mend it"):
+        of([(INPUTS[0], 0)] * 40 + [INPUTS[0]], tmp_path)
+
+
+def test_much_that_cannot_be_trained_on_is_told_in_few_words(tmp_path):
+    with pytest.raises(DataError, match=r"data=\(int, int, int, int, \.\.\. 60000 in all\) cannot"):
+        of([1] * 60_000, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "data", [None, 7, [], (1, 2), {"train": 1}, (INPUTS,) * 4, [INPUTS, None], object(), (INPUTS[0], torch.tensor(1))]
+)
 def test_anything_else_is_told_what_can_be_given(data, tmp_path):
     with pytest.raises(DataError) as caught:
         of(data, tmp_path)
     message = str(caught.value)
-    for part in ("data=", "fashion_mnist_sample", "torch Dataset", "(train, validation, test)", "function of the run"):
+    for part in (
+        "data=",
+        "fashion_mnist_sample",
+        "torch Dataset",
+        "(train, validation, test)",
+        "list of (input, target)",
+        "function of the run",
+    ):
         assert part in message
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from runmanager.data.splits import DataError, Normalization, Splits, stratified_split
 
@@ -198,3 +198,31 @@ def test_where_only_samples_tell_they_are_read_once_and_no_random_number_is_used
 def test_a_cut_keeps_what_the_inputs_were_normalised_by():
     how = Normalization((0.5,), (0.2,))
     assert Splits(Bare([0, 1] * 4), normalization=how).with_validation(0.5, 0).normalization == how
+
+
+@pytest.mark.parametrize("fraction", [0, 0.1])
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_part_without_samples_is_refused_by_its_name(part, fraction):
+    parts = {name: Bare([0, 1] * 20) for name in ("train", "validation")} | {part: Bare([])}
+    name = {"train": "training"}.get(part, part)
+    with pytest.raises(DataError, match=rf"the {name} data \(Bare\) is empty; look at where its samples come from"):
+        Splits(**parts).with_validation(fraction, 0)
+
+
+def test_no_validation_data_is_cut_from_a_stream():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield torch.rand(2), 0
+
+    with pytest.raises(DataError, match=r"cannot be cut from Stream, which has no length; .*validation=0"):
+        Splits(Stream()).with_validation(0.1, 0)
+    assert Splits(Stream()).with_validation(0, 0).validation is None
+
+
+def test_a_sample_that_cannot_be_read_is_told_by_its_place():
+    class Broken(Bare):
+        def __getitem__(self, index):
+            return torch.rand(2), 1 // (7 - index)
+
+    with pytest.raises(DataError, match=r"sample 7 of the data cannot be read \(ZeroDivisionError: .*mend it"):
+        Splits(Broken([0] * 20)).with_validation(0.1, 0)

@@ -64,3 +64,12 @@ def test_resident_targets_are_looked_at_where_the_data_has_none_at_hand():
     assert target_fault(Splits(part), 6) is None
     assert keep(part).targets().tolist() == [3, 5, 6, 6]
     assert first_outside(keep(part).targets(), 6) == (2, 6)
+
+
+def test_a_class_that_has_no_name_is_told():
+    splits = Splits(data([0, 1, 2, 3]), data([0]), classes=("cat", "dog", "emu"))
+    assert target_fault(splits, 10) == (
+        "sample 3 of the training data has class 3, but there are names for 3 classes (cat, dog, emu); give one for each class, "
+        "or mend the target"
+    )
+    assert target_fault(Splits(data([0, 1, 2]), classes=("cat", "dog", "emu", "gnu")), 10) is None

@@ -142,14 +142,23 @@ def test_the_range_test_trains_the_runs_own_network_on_its_own_batches(project, 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["summary", "tiny", "--only", "9"], "--only 9"),
+        (["summary", "tiny", "--only", "9"], "SweepError: sweep 'tiny' cannot be looked into:\n  - --only 9"),
         (["summary", "nothing"], "sweeps/tiny.py"),
-        (["lr-range", "tiny", "--from", "1", "--to", "0.1"], "--from 1 --to 0.1"),
+        (
+            ["lr-range", "tiny", "--from", "1", "--to", "0.1"],
+            "SweepError: sweep 'tiny' cannot be tested:\n  - --from 1 --to 0.1",
+        ),
         (["lr-range", "tiny", "--steps", "3"], "3 steps are too few"),
-        (["export-model", "tiny", "7"], "run 7: there is no such run; those that were tried are 1, 2"),
+        (
+            ["export-model", "tiny", "7"],
+            "SweepError: sweep 'tiny' cannot be exported:\n  - run 7: there is no such run; those that were tried are 1, 2",
+        ),
         (["export-model", "tiny", "--epoch", "first"], "first"),
         (["features", "tiny", "--layer", "hiden"], "did you mean 'hidden'?"),
-        (["features", "tiny"], "--layer"),
+        (
+            ["features", "tiny"],
+            "SweepError: sweep 'tiny' cannot give features:\n  - no layer is given; add --layer, one of hidden, norm, out\n",
+        ),
     ],
 )
 def test_a_mistake_is_one_clean_message(arguments, said, project, command):
@@ -246,6 +255,7 @@ def test_a_loop_by_hand_needs_no_sweep_file(project, command):
         m.log(val_loss=run.lr)
         m.end_epoch(checkpoint={"network": {"weight": torch.full((2,), run.lr)}})
         m.end_run()
+    assert "there are: loop; did you mean 'loop'?" in command("export-model", "lop").err
     assert "name one by number" in command("export-model", "loop").err
     assert command("export-model", "loop", "2").status == 0
     state = torch.load(project.root / "results" / "loop-run2.pt", weights_only=True)
@@ -263,6 +273,8 @@ def test_a_function_that_saves_no_network_is_told_what_to_save(project, command)
 
 def test_what_was_not_saved_or_is_damaged_is_told(project, command):
     sweep(project)
+    said = command("export-model", "tiny")
+    assert "sweep 'tiny' cannot be exported:\n  - it has no runs; train them with `runmanager launch tiny`" in said.err
     project.launch(only="1", epochs=1, checkpoint_every=0)
     assert "run 1 has saved no state; launch with --checkpoint-every 1" in command("export-model", "tiny").err
     project.launch(only="2", epochs=1)
@@ -297,9 +309,9 @@ def test_features_are_what_the_layer_gives_for_each_sample_in_order(project, com
     assert np.load(project.root / "results" / "tiny-run1-out-validation.npz")["features"].shape == (20, 2)
 
 
-@pytest.mark.parametrize("kind", ["ema", "swa"])
-def test_of_an_average_of_the_weights_the_average_is_exported_and_that_is_said(kind, project, command):
-    sweep(project, epochs=f"4, average='{kind}', ema_decay=0.9, swa_start=3", scheduler=None)
+@pytest.mark.parametrize(("kind", "told"), [("ema", "ema_decay=0.9"), ("swa", "swa_start=3")])
+def test_of_an_average_of_the_weights_the_average_is_exported_and_that_is_said(kind, told, project, command):
+    sweep(project, epochs=f"4, average='{kind}', {told}", scheduler=None)
     project.launch(only="1", checkpoint_every=1)
     said = command("export-model", "tiny", "1", "--epoch", "last", "-o", "net")
     assert (said.status, said.err) == (0, "")

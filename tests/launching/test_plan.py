@@ -137,8 +137,9 @@ def test_a_class_out_of_range_is_found_where_only_samples_tell_the_targets(proje
 def test_a_schedule_that_ends_too_early_is_found(project, plan):
     schedule = "lambda run, o: torch.optim.lr_scheduler.LambdaLR(o, lambda epoch: ([1.0] * run.length)[epoch])"
     project.sweep(params="lr=[0.1], length=[3, 20]", batch_size="10", scheduler=schedule, epochs="5")
-    said = plan("tiny")
+    said = plan("tiny", "--only", "length=3")
     assert said.status == 1
+    assert "errors: 1 of 1 run would fail; times and sizes leave out what fails" in said.out
     assert re.search(r"^  run 1 \(lr=0\.1, length=3\): IndexError: list index out of range", said.out, re.M)
 
 

@@ -57,6 +57,7 @@ def test_a_sweep_is_called_as_its_file_is():
         ({"trainer": trainer(shuffle=True), "params": {"lr": [0.1], "shuffle": [True]}}, "shuffle is in the grid and"),
         ({"objective": "accuracy"}, "choose val_loss or val_accuracy"),
         ({"objective": "val_acc"}, "objective='val_acc' is no validation metric; choose val_loss or val_accuracy"),
+        ({"objective": "val_acc"}, "one of the Trainer's metrics; did you mean 'val_accuracy'?"),
         ({"objective": "test_accuracy"}, "reads the test split, which a sweep leaves alone"),
         ({"objective": 3}, "objective=3 is not the name of a metric"),
         ({"objective": "val_loss", "mode": "least"}, "mode='least' is unknown; choose 'min' or 'max'"),

@@ -82,6 +82,16 @@ def test_a_run_that_cannot_start_is_refused_before_a_folder_is_made(based):
     assert not (based.root / "runs" / "tiny").exists()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_runs_that_begin_anew_need_what_they_start_from_though_they_have_states(workers, based):
+    based.launch(fuse="off")
+    shutil.rmtree(based.root / "runs" / "base")
+    before = based.files()
+    with pytest.raises(SweepError, match="start_from: no sweep 'base'"):
+        based.launch(fresh=True, workers=workers)
+    assert based.files() == before
+
+
 def test_features_and_exports_of_a_run_need_nothing_that_it_started_from(based, command):
     based.launch(**ALONE)
     assert command("features", "tiny", "1", "--layer", "0", "-o", "before.npz").status == 0

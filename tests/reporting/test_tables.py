@@ -165,6 +165,21 @@ def test_a_narrow_terminal_gets_fewer_metrics_and_is_told_so(tmp_path):
     assert numbers(text) == [2, 1, 3]
 
 
+@pytest.mark.parametrize("width", [None, 100])
+def test_single_classes_are_left_out_and_named_in_the_order_of_their_columns(tmp_path, width):
+    manager = RunManager("mine", root=tmp_path, tensorboard=False, quiet=True)
+    with manager.tracking(RunBuilder.get_runs({"lr": [0.1]})[0]):
+        each = {f"val_f1/{name}": 0.5 for name in "abcdefghijklmnop"}
+        manager.log(**{"val_loss": 1.0, "val_f1": 0.25, **each, "gradient norm": 2.0})
+    manager.close()
+    text = text_of(print_results, read_sweep(SweepDir(tmp_path, "mine")), "val_f1", width=width)
+    shown, _, said = " ".join(text.split()).partition("completed ")
+    left_out = said.split(" left out to fit")[0].split(", ")
+    assert left_out[-1] == "val_f1/p" and left_out == sorted(left_out) and 8 < len(left_out) < 16
+    assert [name for name in each if name in shown.split()] == sorted(each.keys() - set(left_out))
+    assert "val_loss" in shown and "gradient" in shown  # a header may break between words
+
+
 def test_a_pipe_gets_whole_rows(tmp_path):
     text = text_of(print_results, sweep_of(tmp_path, params={"a_long_parameter_name": ["x" * 32, "y" * 32]}))
     assert all(row[-1] == "completed" for row in cells(text))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runmanager.tracking.display import PlainDisplay, table_of
+from runmanager.tracking.display import NotebookDisplay, PlainDisplay, TerminalDisplay, table_of
 from runmanager.tracking.progress import MAX_SHOWN, Progress
 from runmanager.tracking.rows import EpochRow, RunEnd
 from runmanager.tracking.run_dir import RunDir
@@ -394,12 +394,43 @@ def test_values_of_single_classes_are_what_a_line_has_no_room_for(capsys: pytest
     one = member(1)
     display.begin(one)
     many = {f"val_accuracy/{name}": 0.5 for name in "abcdefghij"}
-    display.epoch(one, row(1, 1, val_loss=0.5, val_accuracy=0.4, **many))
+    display.epoch(one, row(1, 1, val_loss=0.5, val_accuracy=0.4, **many, **{"gradient norm": 2.0}))
     display.epoch(one, row(1, 2, val_loss=0.5, val_accuracy=0.4, **{"val_accuracy/a": 0.5, "val_accuracy/b": 0.25}))
     lines = capsys.readouterr().out.splitlines()
-    assert "val_loss 0.5  val_accuracy 0.4" in lines[1]
-    assert "val_accuracy/f 0.5" in lines[1] and "val_accuracy/g" not in lines[1]
-    assert "val_accuracy/a 0.5  val_accuracy/b 0.25" in lines[2]
+    few = "  ".join(f"val_accuracy/{name} 0.5" for name in "abcde")
+    assert lines[1].startswith(f"run 1  epoch 1/3  val_loss 0.5  val_accuracy 0.4  {few}  gradient norm 2  ")
+    assert lines[1].endswith("  (5 more of val_accuracy/*)  1.00 s")
+    assert "val_accuracy/a 0.5  val_accuracy/b 0.25" in lines[2] and "more of" not in lines[2]
+
+
+@pytest.mark.parametrize("kind", [TerminalDisplay, NotebookDisplay])
+def test_the_live_duration_of_a_first_epoch_leaves_out_what_its_row_does(
+    kind: type[TerminalDisplay] | type[NotebookDisplay],
+) -> None:
+    progress = Progress(1, 3)
+    run = progress.begin(member(1))
+    run.seen -= 25  # the network was built
+    kind(progress).watch(member(1))
+    assert run.seconds_now() < 10
+    progress.epoch(row(1, 1, 2.0))
+    run.seen -= 25
+    kind(progress).watch(member(1))  # another network
+    assert 27 <= run.seconds_now() < 37
+
+
+def test_the_objective_has_room_on_a_line_even_where_it_is_of_a_single_class(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    display = PlainDisplay(Progress(1, 3, "val_recall/j"))
+    display.begin(member(1))
+    many = {f"val_{kind}/{name}": 0.5 for kind in ("accuracy", "recall") for name in "abcdefghij"}
+    display.epoch(member(1), row(1, 1, **many, **{f"m{number}": 1.0 for number in range(9)}))
+    line = capsys.readouterr().out.splitlines()[1]
+    assert (
+        line.count("/*") == 2
+        and "val_recall/j 0.5  m0 1" in line
+        and "m8 1  (19 more of val_accuracy/*, val_recall/*)" in line
+    )
 
 
 def test_a_narrow_table_keeps_the_loss_rather_than_those_of_single_classes() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from runmanager import RunBuilder, RunManager
+from runmanager.parameters import ParameterError
 from runmanager.tracking.errors import (
     CallOrderError,
     CheckpointError,
@@ -291,6 +292,33 @@ def test_a_group_of_which_all_are_refused_tracks_nothing_and_hinders_no_later_ru
     m.log(score=1)
     m.end_run()
     m.close()
+
+
+def test_a_run_that_cannot_be_recorded_leaves_none_of_its_group_open(make, runs):
+    m = make()
+    with pytest.raises(ParameterError), m.tracking_group([*entries(1, 2), Entry({"lr": lambda: 1}, 3)]):
+        pytest.fail("a group began that cannot")
+    assert (m.numbers, statuses(runs)) == ([], {1: "failed", 2: "failed"})
+    with make().tracking_group(entries(1, 2, attempts=1)) as refused:
+        pass
+    assert (refused, statuses(runs)) == ({}, {1: "completed", 2: "completed"})
+
+
+def test_what_is_forgotten_are_the_rows_of_ended_runs_alone(make):
+    m = make()
+    with m.tracking(RUNS[0], number=1):
+        m.begin_epoch()
+        m.log(val=1)
+        m.end_epoch()
+    with m.tracking_group([*entries(2, 3), *entries(1, attempts=1)]):
+        one_epoch(m)
+        m.leave(3)
+        m.forget()
+        assert [row["run"] for row in m.run_data] == [2, 1]
+        one_epoch(m, LOSSES[:2])
+        assert [(row["run"], row["epoch"]) for row in m.run_data] == [(2, 1), (2, 2), (1, 1), (1, 2)]
+    m.forget()
+    assert m.run_data == []
 
 
 def test_a_run_whose_folder_cannot_be_made_is_refused_alone(make, tmp_path, runs):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from runmanager import RunBuilder, RunManager, load_results
 from runmanager.tracking import results as tables_module
+from runmanager.tracking.history import read_sweep
 from runmanager.tracking.results import rebuild
 from runmanager.tracking.run_dir import SweepDir
 
@@ -275,6 +276,30 @@ def test_a_table_that_cannot_be_written_is_a_warning_and_the_run_goes_on(tmp_pat
     assert results(tmp_path, runs=True)["status"].tolist() == ["completed"]
 
 
+CANNOT = """
+import sys
+from pathlib import Path
+from runmanager import RunBuilder, RunManager
+Path(sys.argv[1], "results", "sweep.json").mkdir(parents=True)
+m = RunManager("sweep", root=sys.argv[1], tensorboard=False, quiet=True)
+m.begin_run(RunBuilder.get_runs({"lr": [0.1]})[0])
+m.end_run()
+"""
+
+
+def test_tables_that_cannot_be_written_at_the_end_of_the_program_are_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CANNOT, str(tmp_path)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stderr.splitlines()
+    assert "Traceback" not in "".join(said) and "Exception" not in "".join(said)
+    (line,) = [line for line in said if line.startswith("sys:1: RuntimeWarning: ")]
+    assert line == said[-1] and len([line for line in said if "RuntimeWarning" in line]) == 2  # the other as it begins
+    assert (
+        str(tmp_path / "results" / "sweep.csv") in line
+        and "Is a directory" in line
+        and "runmanager results sweep" in line
+    )
+
+
 FULL = """
 import resource, sys, warnings
 from runmanager import RunBuilder, RunManager
@@ -332,6 +357,24 @@ def test_the_run_table_has_last_and_best_of_each_metric_and_the_error(tmp_path: 
     assert (row["f1"], row["best f1"], row["best f1 epoch"]) == (0.25, 0.5, 1)
     assert (row["val_loss"], row["best val_loss"], row["best val_loss epoch"]) == (0.1, 0.1, 2)
     assert row["error"] == 'ValueError: no, "really" not'
+
+
+def test_a_learning_rate_has_no_best_beside_it_but_an_objective_always_has(tmp_path: Path) -> None:
+    SweepDir(tmp_path, "sweep").make()
+    SweepDir(tmp_path, "sweep").write_plan({"objective": "skipped steps", "mode": "min"})
+    m = manager(tmp_path)
+    rates = {"learning rate": 0.1, "learning rate/head": 0.2, "gradient norm": 3.0}
+    train(m, RUNS[0], {**rates, "skipped steps": 4, "gain": 1.0}, {**rates, "skipped steps": 0, "gain": 0.5})
+    m.close()
+    assert tables(tmp_path) == rebuilt(tmp_path)
+    table = results(tmp_path, runs=True)
+    best = [name for name in table if name.startswith("best ") and not name.endswith(" epoch")]
+    assert best == ["best loss", "best accuracy", "best skipped steps", "best gain"]
+    (row,) = table.to_dict("records")
+    assert {name: row[name] for name in rates} == rates
+    assert (row["best skipped steps"], row["best skipped steps epoch"], row["best gain"], row["lr"]) == (0, 2, 1.0, 0.1)
+    (run,) = read_sweep(SweepDir(tmp_path, "sweep")).ranked("learning rate")
+    assert run.score("learning rate") == 0.1  # the last; so the runs can still be sorted by it
 
 
 @pytest.mark.parametrize("name", ["best a", "best a epoch", "epochs trained", "lr.1"])

@@ -864,6 +864,18 @@ def test_loss_that_is_not_finite_is_shown_and_never_best(tmp_path: Path) -> None
     assert {value for _, value in scalars_of(folder, "best/loss")} == {0.5}
 
 
+def test_what_no_value_is_the_best_of_is_shown_without_a_best(tmp_path: Path) -> None:
+    m = new_manager(tmp_path)
+    m.begin_run(RUN)
+    m.begin_epoch()
+    m.log(**{"learning rate": 0.5, "learning rate/head": 0.5, "gradient norm": 0.5, "skipped steps": 1, "gain": 0.5})
+    m.end_epoch()
+    m.end_run()
+    (folder,) = run_folders(tmp_path)
+    assert scalars_of(folder, "learning rate") == scalars_of(folder, "gradient norm") == [(1, 0.5)]
+    assert [tag for tag in read_values(folder) if tag.startswith("best/")] == ["best/gain"]
+
+
 # A run that goes on from a saved state
 
 

@@ -124,7 +124,8 @@ def test_the_table_is_aligned_and_ends_with_the_totals() -> None:
     lines = summarize(FashionCNN(), torch.rand(2, 1, 28, 28)).lines()
     ends = [line.index(number) + len(number) for line, number in zip(lines[1:3], ("156", "1,812"), strict=True)]
     assert ends[0] == ends[1] == lines[0].index("parameters") + len("parameters")
-    assert lines[-3:] == ["parameters 32,998: 32,998 trainable, 0 frozen", "buffers 0", "size 0.13 MiB"]
+    assert lines[-3:] == ["parameters 32,998: 32,998 trainable, 0 frozen", "buffers 0", "size 128.90 KiB"]
+    assert summarize(nn.Linear(512, 513), torch.rand(2, 512)).lines()[-1] == "size 1.00 MiB"
 
 
 def test_inputs_that_do_not_fit_are_told_with_the_layer_that_refused_them() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
 
 from runmanager.tracking.untouched import frozen_rng
@@ -105,8 +106,18 @@ class Average:
             return
         network = self._averaged.module
         modes = {module: module.training for module in network.modules()}
+        network.train()
+        still = [
+            one
+            for one in network.modules()
+            if isinstance(one, _BatchNorm) and one.track_running_stats and not one.training
+        ]
+        for one in still:  # it normalises by what it has, and update_bn would forget that
+            one.track_running_stats = False
         with frozen_rng():
             update_bn(batches, network)
+        for one in still:
+            one.track_running_stats = True
         for module, mode in modes.items():
             module.training = mode
 

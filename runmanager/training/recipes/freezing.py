@@ -1,12 +1,12 @@
 """Parts of a network that are not trained, or not yet."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch.nn import Module
 
+from runmanager.nearest import nearest
 from runmanager.training.recipes.naming import as_list
 from runmanager.training.settings import TrainerError
 
@@ -127,8 +127,7 @@ def no_match(setting: str, pattern: Any, network: Module) -> str:
     if pattern in layers:
         hint = f"; {pattern!r} is a layer, and {pattern + '.*'!r} its parameters"
     else:
-        near = difflib.get_close_matches(str(pattern), [*names, *(f"{one}.*" for one in layers)], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = nearest(pattern, [*names, *(f"{one}.*" for one in layers)])
     return f"{setting}: {pattern!r} fits no parameter of the network, which has {listed}{hint}"
 
 

@@ -11,8 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Module
 
-from runmanager.training.recipes.naming import as_list, chosen, filled, kind_of, short_name
-from runmanager.training.settings import TrainerError, nearest
+from runmanager.nearest import nearest
+from runmanager.training.recipes.naming import (
+    as_list,
+    chosen,
+    filled,
+    kind_of,
+    refuse_text,
+    refuse_unknown,
+    short_name,
+)
+from runmanager.training.settings import TrainerError
 from runmanager.training.steppers import Loss
 
 _NOT_FROM_THE_GRID = ("weight", "reduction", "size_average", "reduce")
@@ -23,6 +32,9 @@ _FOR_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, nn.MultiLab
 
 _OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
 """Of torch's losses those that pass over one class, `ignore_index`, and refuse any that has no output."""
+
+_OF_CLASSES = (*_OVER_CLASSES, nn.MultiMarginLoss)
+"""Of torch's losses those whose targets are classes."""
 
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -45,7 +57,8 @@ def build_loss(
 
     Args:
         loss: a name of torch's ("cross_entropy", "CrossEntropyLoss"), a class, a Module, a function of predictions and targets,
-            a partial of these, or a function of the run that returns one. A function of the run fills its own arguments.
+            a partial of these, or a function of the run that returns one. A function of the run fills its own arguments,
+            except where it returns a name.
         run: a named tuple of hyperparameters.
         device: where the loss works.
         class_weights: "balanced" (see `balanced_weights`) or a number for each class. They are the loss's `weight`, so they
@@ -58,20 +71,26 @@ def build_loss(
     Raises:
         TrainerError: it makes no loss, or the class weights do not go with it.
     """
-    given = chosen("loss", loss, _choices()) if isinstance(loss, str) else loss
+    given = _by_name(loss)
     if not callable(given):
         raise TrainerError(
             f"loss={short_name(given)} is no function of predictions and targets; write loss=F.cross_entropy"
         )
+    refuse_unknown("loss", given)
     from_run = _is_of_run(given)
     if from_run:
-        given = given(run)
+        returned = given(run)
+        given, from_run = _by_name(returned), not isinstance(returned, str)
     if not callable(given):
         raise TrainerError(f"the loss function of the run returned {short_name(given)}, which cannot be called")
     if class_weights is not None:
         given = _weighted(given, weights_of(class_weights, targets, num_classes, dtype).to(device or "cpu"))
     made = _bound(given, {}) if from_run else _made(given, run, device)
     return made.to(device) if isinstance(made, Module) else made
+
+
+def _by_name(loss: Any) -> Any:
+    return chosen("loss", loss, _choices()) if isinstance(loss, str) else loss
 
 
 def weights_dtype(network: Module) -> torch.dtype:
@@ -146,6 +165,12 @@ def ignored_class(loss: Any) -> int | None:
     return int(getattr(loss, "keywords", {}).get("ignore_index", -100))
 
 
+def takes_classes(loss: Any) -> bool:
+    """Whether targets may be classes; of a loss that is not torch's, nothing else is known."""
+    kind = type(loss) if isinstance(loss, Module) else kind_of(loss)
+    return not _is_torchs(kind) or _class_of(kind) in _OF_CLASSES
+
+
 def _numbers(class_weights: Any, dtype: torch.dtype) -> Tensor:
     try:
         weights = torch.as_tensor(class_weights, dtype=dtype, device="cpu")
@@ -209,6 +234,7 @@ def _made(loss: Any, run: Any, device: torch.device | None) -> Any:
         usual = {param.name: param.default for param in _params(loss)}
         keywords = {name: usual[name] if value is None else value for name, value in keywords.items()}
         keywords = _checked(keywords, device)
+        refuse_text(loss, keywords)
     missing = [name for name in _required(loss) if name not in keywords and name not in by_caller]
     if is_class and len(missing) == 1:
         return loss(**{missing[0]: run}, **keywords)

@@ -5,9 +5,17 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from runmanager.training.settings import TrainerError, nearest
+from runmanager.nearest import nearest
+from runmanager.training.settings import TrainerError
 
 T = TypeVar("T")
+
+_WANTED = {
+    "bool": "True or False, without quotes,",
+    "int": "a number, without quotes,",
+    "float": "a number, without quotes,",
+}
+"""What an argument takes, by what is written for its type."""
 
 
 def chosen(setting: str, name: str, choices: Mapping[str, T]) -> T:
@@ -80,7 +88,51 @@ def lacking(make: Callable[..., Any], given: Iterable[str]) -> list[str]:
 def short_name(value: Any) -> str:
     """What a class, a function or a partial of one is called; of anything else, what it is."""
     value = kind_of(value)
-    return getattr(value, "__qualname__", None) or f"a {type(value).__name__}"
+    kind = type(value).__name__
+    return getattr(value, "__qualname__", None) or f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+
+
+def refuse_unknown(setting: str, make: Any) -> None:
+    """Looks whether a class or a function has all that a partial of it fixes.
+
+    Raises:
+        TrainerError: it has no such argument; the message has the nearest.
+    """
+    params = _params(make.func) if isinstance(make, partial) else {}
+    if not params or any(one.kind is one.VAR_KEYWORD for one in params.values()):
+        return
+    for name in make.keywords:
+        if name not in params:
+            raise TrainerError(
+                f"{setting}={short_name(make)} has no argument {name!r}; it has {', '.join(params)}{nearest(name, params)}"
+            )
+
+
+def refuse_text(make: Any, arguments: Mapping[str, Any]) -> None:
+    """Looks whether there is a string for an argument of a class or a function that is a number, or a flag.
+
+    Raises:
+        TrainerError: there is; torch would calculate with it in the first step, or take "False" for true.
+    """
+    params = _params(kind_of(make))
+    for name, value in arguments.items():
+        kind = _kind(params[name]) if name in params else None
+        if isinstance(value, str) and kind in _WANTED:
+            raise TrainerError(f"{name}={value!r} is a string, and {short_name(make)} takes {_WANTED[kind]} for {name}")
+
+
+def _kind(param: inspect.Parameter) -> str:
+    """What an argument is by its default, or else by what is written for its type."""
+    if isinstance(param.default, (int, float)):
+        return type(param.default).__name__
+    return getattr(param.annotation, "__name__", str(param.annotation))
+
+
+def _params(make: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(make).parameters
+    except (TypeError, ValueError):  # it is of C and has none
+        return {}
 
 
 def listed(arguments: Mapping[str, Any]) -> str:

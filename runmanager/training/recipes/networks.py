@@ -12,7 +12,8 @@ import torch
 from torch.nn import Conv2d, LazyConv2d, LazyLinear, Linear, Module
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from runmanager.training.recipes.naming import filled, short_name, unknown
+from runmanager.nearest import nearest
+from runmanager.training.recipes.naming import filled, refuse_unknown, short_name, unknown
 from runmanager.training.settings import TrainerError
 
 _EXAMPLES = "resnet18, mobilenet_v3_small, efficientnet_b0 or vit_b_16"
@@ -46,6 +47,7 @@ def build_network(network: Any, run: Any) -> Module:
 
 def _made(make: Callable[..., Any], run: Any) -> Any:
     """What a class or a function makes of the run."""
+    refuse_unknown("network", make)
     try:
         params = inspect.signature(make).parameters.values()
     except (TypeError, ValueError):  # it is of C and has none
@@ -176,7 +178,10 @@ def replace_head(network: Module, num_classes: int) -> str:
         TrainerError: there is no such layer, or the number is none of classes.
     """
     if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
-        raise TrainerError(f"head={num_classes!r} is not a number of classes; give a whole number of 1 or more")
+        raise TrainerError(
+            f"head={num_classes!r} is not a number of classes; give a whole number of 1 or more, or "
+            f"'classes' for those of the data{nearest(num_classes, ['classes'])}"
+        )
     heads = [name for name, module in network.named_modules() if _may_be_head(module)]
     if not heads:
         raise TrainerError(

@@ -1,6 +1,5 @@
 """Optimizers by name, class or function, and the groups that they hold the parameters in."""
 
-import difflib
 import inspect
 import math
 import re
@@ -13,7 +12,18 @@ import torch
 from torch.nn import Embedding, EmbeddingBag, Module, Parameter
 from torch.optim import Optimizer, SparseAdam
 
-from runmanager.training.recipes.naming import filled, is_class, kind_of, lacking, listed, short_name, unknown
+from runmanager.nearest import nearest
+from runmanager.training.recipes.naming import (
+    filled,
+    is_class,
+    kind_of,
+    lacking,
+    listed,
+    refuse_text,
+    refuse_unknown,
+    short_name,
+    unknown,
+)
 from runmanager.training.settings import USUAL, TrainerError
 
 _NORM_LAYER = re.compile(r"Norm(\dd)?$")  # BatchNorm2d, LayerNorm, RMSNorm, ...
@@ -48,6 +58,7 @@ def build_optimizer(
     if no_decay not in (True, False, None):
         raise TrainerError(f"no_decay={no_decay!r} is neither True nor False")
     if is_class(make, Optimizer):
+        refuse_unknown("optimizer", make)
         _refuse_closure(kind_of(make))
         made = _of_class(make, run, network, patterns, bool(no_decay))
     else:
@@ -134,10 +145,11 @@ def _of_class(
 
 
 def _made(make: Callable[..., Optimizer], params: list[Any], arguments: Options) -> Optimizer:
+    everything = {**(make.keywords if isinstance(make, partial) else {}), **arguments}
+    refuse_text(make, everything)
     try:
         return make(params, **arguments)
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
-        everything = {**(make.keywords if isinstance(make, partial) else {}), **arguments}
         raise TrainerError(f"optimizer={kind_of(make).__name__} with {listed(everything)}: {error}") from error
 
 
@@ -229,11 +241,10 @@ def _check_patterns(patterns: Iterable[str], names: list[str]) -> None:
         if any(fnmatchcase(name, pattern) for name in names):
             continue
         parents = [".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)]
-        near = difflib.get_close_matches(pattern, [*names, *(f"{parent}.*" for parent in dict.fromkeys(parents))], n=1)
+        hint = nearest(pattern, [*names, *(f"{parent}.*" for parent in dict.fromkeys(parents))])
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         raise TrainerError(
-            f"param_groups: {pattern!r} matches no parameter; the network has {', '.join(names[:_MAX_NAMES])}{more}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
+            f"param_groups: {pattern!r} matches no parameter; the network has {', '.join(names[:_MAX_NAMES])}{more}{hint}"
         )
 
 

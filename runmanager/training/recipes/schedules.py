@@ -26,6 +26,8 @@ from runmanager.training.recipes.naming import (
     kind_of,
     lacking,
     listed,
+    refuse_text,
+    refuse_unknown,
     short_name,
     unknown,
 )
@@ -168,6 +170,7 @@ def _of_class(
     make: Callable[..., LRScheduler], ours: Arguments, known: Arguments, run: Any, optimizer: Optimizer
 ) -> LRScheduler:
     """Fixed arguments go before the run's, those before what the short name says, that before what is known of the training."""
+    refuse_unknown("scheduler", make)
     fixed = dict(make.keywords) if isinstance(make, partial) else {}
     taken = inspect.signature(make).parameters
     said = {*fixed, *(("total_steps",) if "steps_per_epoch" in fixed else ())}  # which torch takes before epochs
@@ -179,6 +182,7 @@ def _of_class(
         raise TrainerError(_what_is_missing(make, missing, run))
     everything = {**fixed, **arguments}
     _check_counts(kind_of(make), everything)
+    refuse_text(make, everything)
     try:
         return make(optimizer, **arguments)
     except (TypeError, ValueError, RuntimeError, KeyError, ZeroDivisionError) as error:

@@ -1,6 +1,5 @@
 """Networks that start from what another run, or somebody else, has trained."""
 
-import difflib
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from torch.nn import Module
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torch.nn.parameter import is_lazy
 
+from runmanager.nearest import nearest
 from runmanager.tracking.checkpoint import read_checked
 from runmanager.tracking.errors import CheckpointError, ResultsNotFoundError, SweepNameError
 from runmanager.tracking.history import RunHistory, SweepHistory, read_run, read_sweep
@@ -179,8 +179,7 @@ def _files_in(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no folder {path.parent} either"
     names = sorted(one.name for one in path.parent.iterdir() if one.suffix in _FILES)
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f"that folder has {_listed(names)}" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"that folder has {_listed(names)}{nearest(path.name, names)}"
 
 
 def _network_in(content: Any, source: str) -> StateDict:
@@ -203,8 +202,7 @@ def _run_of(name: str, which: str, project: Path) -> tuple[RunDir, SweepHistory]
     try:
         sweep_dir = find_sweep(name, project)
     except (ResultsNotFoundError, SweepNameError) as error:
-        near = difflib.get_close_matches(name, sweep_names(project), n=1)
-        raise TrainerError(f"start_from: {error}" + (f"; did you mean {near[0]!r}?" if near else "")) from error
+        raise TrainerError(f"start_from: {error}") from error
     sweep, runs = read_sweep(sweep_dir), list(sweep_dir.runs())
     folder = _best_folder(sweep) if which == "best" else which
     found = [run for run in runs if run.path.name == folder or (folder.isdecimal() and run.number == int(folder))]

@@ -190,6 +190,13 @@ class TestForms:
 
         assert_same(build_loss(Mine, run_of(gamma=3, scale=2.0)), partial(scaled, scale=6.0))
 
+    @pytest.mark.parametrize("name", ["cross_entropy", "CrossEntropyLoss"])
+    def test_a_name_that_a_function_of_the_run_returns_means_what_it_means_anywhere(self, name):
+        run = run_of(criterion=name, label_smoothing=0.3)
+        assert_same(build_loss(lambda run: run.criterion, run), partial(F.cross_entropy, label_smoothing=0.3))
+        weighted = build_loss(lambda run: run.criterion, run, class_weights=WEIGHTS)
+        assert weighted.weight.tolist() == pytest.approx(WEIGHTS)
+
     def test_a_module_is_on_the_runs_device(self):
         made = build_loss("cross_entropy", run_of(), torch.device("meta"), class_weights=WEIGHTS)
         assert made.weight.device.type == "meta"
@@ -197,9 +204,12 @@ class TestForms:
     @pytest.mark.parametrize(
         ("loss", "params", "message"),
         [
-            (3, {}, "loss=a int is no function of predictions and targets; write loss=F.cross_entropy"),
+            (3, {}, "loss=an int is no function of predictions and targets; write loss=F.cross_entropy"),
             ("cross_entrpy", {}, "did you mean 'cross_entropy'?"),
-            (lambda run: 3, {}, "the loss function of the run returned a int, which cannot be called"),
+            (lambda run: "cross_entrpy", {}, "did you mean 'cross_entropy'?"),
+            (partial(F.cross_entropy, label_smothing=0.1), {}, "has no argument 'label_smothing'; it has input, "),
+            ("huber_loss", {"delta": "0.5"}, "delta='0.5' is a string, and huber_loss takes a number"),
+            (lambda run: 3, {}, "the loss function of the run returned an int, which cannot be called"),
             ("cross_entropy", {"label_smoothing": 1.5}, "label_smoothing=1.5 is no share; give a number from 0 to 1"),
             ("cross_entropy", {"label_smoothing": True}, "label_smoothing=True is no share"),
             ("multi_margin_loss", {"p": 3}, "loss=MultiMarginLoss cannot be made with p=3: "),

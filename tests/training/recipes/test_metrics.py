@@ -366,6 +366,8 @@ def test_scores_of_another_number_of_classes_are_refused():
     ("spec", "says"),
     [
         ("presicion", "did you mean 'precision'"),
+        ("per_class_accuracy", "did you mean 'per_class'?"),
+        ("per_class_precison", "did you mean 'per_class_precision'?"),
         ("f", "choose accuracy, top_5, precision"),
         ("f0", "unknown"),
         ("top_0", "unknown"),

@@ -82,8 +82,9 @@ def test_a_module_is_copied_for_each_run():
             r"network=Linear needs in_features and out_features, .* add in_features=\[...\].*partial\(Linear, ",
         ),
         (Wide, r"network=Wide needs width, which the grid has not; add width=\[...\] to it, or write network=partial"),
-        (lambda: 3, r"<lambda> gives a int; give a Module class"),
-        (3, "network=a int gives a int; give a Module class"),
+        (lambda: 3, r"<lambda> gives an int; give a Module class"),
+        (partial(Wide, widht=3), "network=Wide has no argument 'widht'; .*did you mean 'width'"),
+        (3, "network=an int gives an int; give a Module class"),
         ("resnet81", r"'resnet81' is unknown; choose one of the \d+ of .*; did you mean .*'resnet18'.*\?"),
     ],
 )
@@ -229,6 +230,7 @@ def test_the_projection_inside_attention_is_no_head():
         (nn.Linear(4, 2), 3, "the network is one Linear and has no body; make it with 3 outputs"),
         (Wide(3), 0, "head=0 is not a number of classes"),
         (Wide(3), True, "head=True is not a number of classes"),
+        (Wide(3), "class", "head='class' is .*'classes' for those of the data; did you mean 'classes'"),
     ],
 )
 def test_a_head_that_cannot_be_replaced_is_refused(network, num_classes, said):

@@ -366,7 +366,7 @@ REFUSED = [
         {"optimizer": lambda run, network: torch.optim.LBFGS(network.parameters())},
         "LBFGS computes the loss several times",
     ),
-    ({"optimizer": 3}, "optimizer=a int has to be a name like 'SGD'"),
+    ({"optimizer": 3}, "optimizer=an int has to be a name like 'SGD'"),
     ({"optimizer": nn.Linear}, "write optimizer=lambda run, network: torch.optim.Adam("),
     ({"optimizer": lambda run, network: None}, "the optimizer function returned a NoneType"),
     ({"optimizer": "Muon"}, "Muon with lr=0.1: Muon only supports 2D parameters"),
@@ -446,6 +446,19 @@ FAULTS = [
     ({"optimizer": ["SDG"]}, {"optimizer": None}, "optimizer='SDG' is unknown; .*did you mean 'SGD'"),
     ({"lr": [0.1]}, {"optimizer": Own}, r"optimizer=Own needs rate, and the grid has lr; add rate=\[\.\.\.\]"),
     ({"lr": [-1.0]}, {}, "optimizer=SGD with lr=-1.0: Invalid learning rate"),
+    ({"lr": ["0.1"]}, {}, "lr='0.1' is a string, and SGD takes a number, without quotes, for lr"),
+    ({"momentum": ["0.9"]}, {}, "momentum='0.9' is a string, and SGD takes a number"),
+    ({"nesterov": ["False"]}, {}, "nesterov='False' is a string, and SGD takes True or False"),
+    (
+        {"lr": [0.1]},
+        {"optimizer": partial(torch.optim.SGD, nesterof=True)},
+        "SGD has no argument 'nesterof'; .*'nesterov'",
+    ),
+    (
+        {"lr": [0.1]},
+        {"optimizer": lambda network: torch.optim.Adam(network.parameters())},
+        "gets the run, and this one takes it for the network .*; write optimizer=lambda run, network: ",
+    ),
     ({"lr": [0.1], "momentum": [0.9]}, {"optimizer": "Adagrad"}, "momentum is in the grid, but nothing uses it"),
     (
         {"lr": [0.1]},

@@ -512,6 +512,13 @@ FAULTS = [
         "the schedule goes by val_loss, .* monitor one of loss, accuracy, or hold out data: validation=0.1",
     ),
     ({"scheduler": ["cosine"], "plateau_patience": [2]}, {}, "plateau_patience is in the grid, but nothing uses it"),
+    ({"scheduler": ["exponential"], "gamma": ["0.5"]}, {}, "gamma='0.5' is a string, and ExponentialLR takes a number"),
+    ({}, {"scheduler": partial(theirs.StepLR, step_sise=1)}, "StepLR has no argument 'step_sise'; .*'step_size'"),
+    (
+        {},
+        {"scheduler": lambda optimizer: theirs.StepLR(optimizer, 1)},
+        "takes it for the optimizer .*; write scheduler=lambda run, optimizer: ",
+    ),
     ({"scheduler": ["step", "cosine"]}, {}, r"StepLR needs step_size, .*add step_size=\[10\]"),
     ({"warmup": [EPOCHS]}, {}, "warmup=6 epochs leave nothing of a training of 6 epochs"),
     ({"schedule_every": ["batch"]}, {"scheduler": "cosine"}, "schedule_every='batch' is not one of 'epoch', 'step'"),
