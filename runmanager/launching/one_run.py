@@ -95,9 +95,15 @@ def two_samples(splits: Any) -> "Tensor":
     """The inputs [2, ...] of the first two samples that the run is trained on.
 
     Raises:
-        DataError: its samples are no pairs of tensors.
+        TrainerError: its samples are no pairs of tensors.
     """
-    from runmanager.data.collating import first_batch
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+
+    from runmanager.training.settings import TrainerError
 
     with frozen_rng(splits):
-        return first_batch(splits.train, 2)[0]
+        batch: Any = next(iter(DataLoader(splits.train, batch_size=2)))
+    if not isinstance(batch, (list, tuple)) or len(batch) != 2 or not isinstance(batch[0], Tensor):
+        raise TrainerError("the data gives no (inputs, targets) pairs of tensors; let __getitem__ return such a pair")
+    return batch[0]

@@ -54,7 +54,11 @@ def by_hand(project: Path) -> list[list[tuple[list[list[int]], list[str]]]]:
     return found
 
 
-@pytest.mark.parametrize("way", [here, together, in_processes, killed_and_resumed], ids=lambda way: way.__name__)
+@pytest.mark.parametrize(
+    "way",
+    [here, together, pytest.param(in_processes, marks=pytest.mark.long), killed_and_resumed],
+    ids=lambda way: way.__name__,
+)
 def test_each_epoch_has_its_matrix_and_what_was_never_predicted_is_said_once(
     way: Callable[[Path], None], tmp_path: Path
 ) -> None:

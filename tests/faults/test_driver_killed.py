@@ -69,7 +69,7 @@ def seconds_of(toy, launch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_kills", [30, pytest.param(300, marks=pytest.mark.long)])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.long), 2])
 def test_a_driver_killed_at_random_moments_loses_nothing(tmp_path, zygote, workers, num_kills):
     toy = Toy.make(tmp_path / "project", num_runs=6, num_epochs=4, seconds=0.012)
     wanted = reference(toy, zygote)

@@ -124,7 +124,7 @@ def test_a_run_that_kills_its_worker_each_time_takes_nobody_with_it_twice(projec
     ("limit", "reason"),
     [
         ({"epoch_timeout": 4}, "epoch 2 took longer than 4.00 s (--epoch-timeout)"),
-        pytest.param({"run_timeout": 6}, "the run took longer than 6.00 s (--run-timeout)", marks=pytest.mark.slow),
+        pytest.param({"run_timeout": 6}, "the run took longer than 6.00 s (--run-timeout)", marks=pytest.mark.long),
     ],
     ids=["epoch", "run"],
 )

@@ -17,7 +17,7 @@ from runmanager.launching.saved import find_saved
 from runmanager.launching.sweep import SweepError
 from runmanager.tracking.errors import CheckpointError
 from runmanager.tracking.run_dir import SweepDir
-from tests.launching.launch_options import WAYS
+from tests.launching.launch_options import WAYS, each_way
 
 NET = """
 class Net(nn.Module):
@@ -367,7 +367,7 @@ def test_a_sweep_by_function_has_no_network_to_look_into(project, command):
         assert "only a Trainer's network can be looked into" in said.err
 
 
-@pytest.mark.parametrize("way", WAYS)
+@each_way
 def test_the_best_and_the_last_state_are_kept_and_are_those_of_their_epochs(way, project):
     sweep(project)
     history = project.launch(**WAYS[way])

@@ -107,6 +107,7 @@ def test_a_run_on_two_processes_has_the_rows_of_one_on_one(project):
     assert project.statuses() == {1: "completed", 2: "completed"}
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_in_a_worker_goes_on_to_the_rows_of_one_that_was_not(project):
     project.sweep(**SLOW)
     stop(project, "auto")
@@ -118,7 +119,7 @@ def test_a_run_that_was_stopped_in_a_worker_goes_on_to_the_rows_of_one_that_was_
     pd.testing.assert_frame_equal(gone_on, table(project), check_exact=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_in_a_worker_the_rows_are_those_here(project):
     project.sweep(params=ONE_AND_TWO, **SAME)
     project.launch()

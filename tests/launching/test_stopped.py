@@ -8,7 +8,7 @@ import pytest
 
 from runmanager import RunManager
 from runmanager.tracking.tracked import Tracked
-from tests.launching.launch_options import WAYS
+from tests.launching.launch_options import WAYS, each_way
 from tests.processes import in_child
 
 PATIENT = {
@@ -25,7 +25,7 @@ class Fixed(nn.Linear):
 """
 
 
-@pytest.mark.parametrize("way", WAYS)
+@each_way
 def test_a_run_without_progress_is_stopped_and_only_that_one(way, project):
     project.sweep(**PATIENT)
     history = project.launch(**WAYS[way])

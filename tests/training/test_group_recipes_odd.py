@@ -147,7 +147,8 @@ def test_what_runs_that_left_were_trained_with_is_let_go(recipe, tmp_path):
         return made
 
     def look(row):
-        gc.collect()
+        if row.epoch == 4 or row.run == 1:
+            gc.collect()
         there[row.epoch] = [weight() is not None for weight in weights]
 
     training = tiny(network=network, epochs=None, **recipe)
