@@ -141,7 +141,7 @@ def test_ctrl_c_here_ends_the_epoch_and_the_same_command_goes_on(project):
     nothing_is_left(project)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @IN_BOTH_WAYS
 def test_a_second_ctrl_c_stops_all_at_once(workers, project):
     project.sweep(**{**SLOW, "epochs": "200"})
