@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import children
+from processes import children, is_ending
 
 # a job in the background may ignore these, and so would its children
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -165,8 +165,10 @@ class Project:
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_ours(pid)]
 
     def _is_ours(self, pid: int) -> bool:
+        """Whether it is, or is just ending, when it has no environment any more but still holds its locks."""
         try:
-            return f"PROJECT_MARK={self.mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            return f"PROJECT_MARK={self.mark}".encode() in environment or (not environment and is_ending(pid))
         except OSError:  # gone, or another user's
             return False
 

@@ -26,3 +26,13 @@ def in_child(work: Callable[[], object]) -> int:
             traceback.print_exc(file=sys.stderr)
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+_PF_EXITING = 4  # of Linux's flags of a process
+
+
+def is_ending(pid: int) -> bool:
+    """Whether a process is giving back its memory and its locks: it runs no code any more, but is not gone either."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return fields[0] not in "ZX" and bool(int(fields[6]) & _PF_EXITING)
