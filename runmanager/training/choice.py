@@ -149,7 +149,7 @@ class Trial:
         if len({group_key(member.parts, None) for member in members}) > 1:
             raise NotFusable("their networks, losses or optimizers are built differently")
         batches = self.batches(members)
-        stepper = build_stepper(members, arithmetic, shared=batches.are_shared)
+        stepper = build_stepper(members, arithmetic, shared=batches.are_shared, sample=batches.sample())
         stepper.begin_epoch()
         module, before = stepper.module, (token(stepper.module), generators())
         pace = Pace(stepper, batches)

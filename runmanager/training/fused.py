@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from torch.nn import Module
 from runmanager.training.captured import CapturedStep
 from runmanager.training.parts import Parts
 from runmanager.training.recipes.precision import pieces
-from runmanager.training.skeleton import Skeleton
+from runmanager.training.skeleton import Skeleton, output_types
 from runmanager.training.stack import Stack
 from runmanager.training.stacked_averages import StackedAverages
 from runmanager.training.stacked_gradients import StackedGradients
@@ -43,6 +44,7 @@ class FusedStepper:
         *,
         shared: bool,
         mixers: Sequence[Generator] | None = None,
+        sample: Tensor | None = None,
     ) -> None:
         """Takes K runs that are alike (`alike.group_key`).
 
@@ -52,14 +54,17 @@ class FusedStepper:
             arithmetic: one of `arithmetics.ARITHMETICS`.
             shared: whether all have the same batches to train on.
             mixers: of each, what mixup and cutmix draw from, which is on the CPU; None for `generators`.
+            sample: inputs [N, ...], which tell the types of the layers' outputs where the recipes autocast; any N will do.
         """
         networks, optimizers = [one.network for one in members], [one.optimizer for one in members]
         self._stack = Stack(networks, optimizers, num_spare=1)
         self._mixing = _stacked_mixing(members, generators if mixers is None else mixers)
         self._gets_shared, self._shared = shared, shared and self._mixing is None
-        self._skeleton = Skeleton(networks, generators, self._stack.tensors(), arithmetic)
+        self._precision = members[0].recipe.precision
+        types = self._types_alone(networks[0], sample)
+        self._skeleton = Skeleton(networks, generators, self._stack.tensors(), arithmetic, types)
         self._optimizer = stacked(optimizers, *self._rows())
-        self._loss = stacked_loss([one.loss for one in members])
+        self._loss = stacked_loss([one.loss for one in members], is_autocast=self._precision is not None)
         self._schedules = [one.recipe.schedule for one in members]
         self._stepwise = self._schedules_of_steps()
         self._gradients = StackedGradients([one.recipe for one in members], self._stack.values)
@@ -141,11 +146,22 @@ class FusedStepper:
             return self._without_k(self._forward(self._evaluated(), inputs, targets, True))
 
     def _forward(self, tensors: dict[str, Tensor], inputs: Tensor, targets: Tensor, shared: bool) -> Outcome:
-        preds = self._predict(tensors, inputs, shared)
         own = targets.expand(self.size, *targets.shape) if shared else targets
-        losses = self._loss(preds, own)
+        with self._autocast():
+            preds = self._predict(tensors, inputs, shared)
+            losses = self._loss(preds, own)
         self.failures.update(self._loss.failures)
         return Outcome(losses, preds, own)
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._precision is None else self._precision.autocast()
+
+    def _types_alone(self, network: Module, sample: Tensor | None) -> dict[str, torch.dtype] | None:
+        """Of the layers' outputs; None where nothing is cast."""
+        if self._precision is None or sample is None:
+            return None
+        with self._precision.autocast():
+            return output_types(network, sample)
 
     def _predict(self, tensors: dict[str, Tensor], inputs: Tensor, shared: bool) -> Tensor:
         if not shared:

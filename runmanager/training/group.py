@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from runmanager.data.splits import Splits
 from runmanager.tracking.checkpoint import generators, put_back
@@ -103,11 +103,12 @@ class Member:
         return self.state.capture()
 
 
-def build_stepper(members: Sequence[Member], arithmetic: str, *, shared: bool) -> FusedStepper:
-    """The Stepper of these members."""
+def build_stepper(members: Sequence[Member], arithmetic: str, *, shared: bool, sample: Tensor) -> FusedStepper:
+    """The Stepper of these members; see there."""
     generators = [member.generator() for member in members]
     mixers = [member.mixer(generator) for member, generator in zip(members, generators, strict=True)]
-    return FusedStepper([member.parts for member in members], generators, arithmetic, shared=shared, mixers=mixers)
+    parts = [member.parts for member in members]
+    return FusedStepper(parts, generators, arithmetic, shared=shared, mixers=mixers, sample=sample)
 
 
 class Group:
@@ -198,7 +199,10 @@ class Group:
             self._stepper.close()
             self._is_stepping = False
             del self._stepper
-        self._stepper = build_stepper(self._members, self._arithmetic, shared=self._batches.are_shared)
+        batches = self._batches
+        self._stepper = build_stepper(
+            self._members, self._arithmetic, shared=batches.are_shared, sample=batches.sample()
+        )
         self._is_stepping = True
 
     def _take_up(self) -> None:

@@ -184,6 +184,11 @@ class ResidentBatches:
             return epoch_order(len(self._data.train), way.shuffle, generator)
         return balanced_order(self._weights, generator)
 
+    def sample(self) -> Tensor:
+        """The inputs of the first training sample, [1, ...]."""
+        inputs, _ = self._data.train.batch(torch.zeros(1, dtype=torch.int64, device=self.device))
+        return inputs
+
     def in_order(self) -> Iterator[Batch]:
         """See `Batches`; the same for all members."""
         return self._through(self._data.train)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KEPT = {"scheduler": "schedule", "scaler": "precision", "patience": "patience", "average": "average"}
 """Those whose state a checkpoint holds: what it is called there, and here."""
 _ALONE = {
-    "precision": "it trains in mixed precision (amp), which goes by operations, and a group's are others",
+    "skips_steps": "it trains in float16 (amp), where each run skips the steps that are too large for it",
     "is_spread": "it is trained on several devices (devices)",
     "is_compiled": "its network is compiled",
     "channels_last": "its network is channels_last",
@@ -58,6 +58,11 @@ class Recipe:
     log_every: int | None = None  # steps
     num_shown: int = 0  # predictions in the picture of an epoch
     profile_steps: int | None = None
+
+    @property
+    def skips_steps(self) -> bool:
+        """Whether a step may not be taken, for gradients that are too large for the precision."""
+        return self.precision is not None and self.precision.skips_steps
 
     @property
     def is_plain(self) -> bool:
@@ -101,6 +106,7 @@ class Recipe:
             "metrics": None if self.metrics is None else self.metrics.names,
             "average": None if self.average is None else self.average.kind,
             "unfreezing": None if self.unfreezing is None else self.unfreezing.due,
+            "precision": None if self.precision is None else str(self.precision.dtype),
         }
         return [[one for one in kinds if one not in _FREE], own, self.accumulate, self.log_every, self.num_shown]
 

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -34,7 +34,12 @@ class Skeleton:
     """
 
     def __init__(
-        self, networks: Sequence[Module], generators: Sequence[Generator], tensors: dict[str, Tensor], arithmetic: str
+        self,
+        networks: Sequence[Module],
+        generators: Sequence[Generator],
+        tensors: dict[str, Tensor],
+        arithmetic: str,
+        types: Mapping[str, torch.dtype] | None = None,
     ) -> None:
         """Takes a copy of the first network.
 
@@ -43,6 +48,7 @@ class Skeleton:
             generators: of each, what its dropout draws from.
             tensors: their parameters and buffers, [K, ...], by name.
             arithmetic: one of `arithmetics.ARITHMETICS`.
+            types: of the layers' outputs under autocast, by `output_types`; None where there is none.
         """
         self._module = copy.deepcopy(networks[0])
         self.generators = list(generators)
@@ -62,6 +68,8 @@ class Skeleton:
                 module.forward = _Instead(_normalised, module)
             elif arithmetic == LOOPED and is_convolution(module):
                 module.forward = _Instead(_convolved, module)
+        for path, dtype in (types or {}).items():
+            self._module.get_submodule(path).register_forward_hook(_Typed(dtype))
 
     def keep(self, indices: Sequence[int]) -> None:
         """Goes on with some of the networks."""
@@ -154,6 +162,38 @@ class _Instead:
 
     def __reduce__(self) -> Any:
         raise TypeError("it holds what cannot be copied")
+
+
+class _Typed:
+    """Gives a layer's output the type that it has alone. Autocast goes by operations, and vmap has others: for an addmm, which
+    gives a half, a bmm that does and an addition that does not.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+
+    def __call__(self, module: Module, inputs: Any, output: Any) -> Any:
+        if isinstance(output, Tensor) and torch.is_autocast_enabled(output.device.type):
+            return output.to(self._dtype)
+        return output
+
+
+def output_types(network: Module, inputs: Tensor) -> dict[str, torch.dtype]:
+    """The types of the outputs of all layers of a network that give one tensor, by their names; "" is the network itself.
+
+    A copy of it is gone through, in eval mode, so that nothing is drawn or measured.
+    """
+    network, types = copy.deepcopy(network).eval(), dict[str, torch.dtype]()
+
+    def note(path: str, layer: Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            types[path] = output.dtype
+
+    for path, layer in network.named_modules():
+        layer.register_forward_hook(partial(note, path))
+    with torch.no_grad():
+        network(inputs)
+    return types
 
 
 def is_dropout(module: Module) -> bool:

@@ -74,8 +74,23 @@ class OneByOne:
 class CrossEntropy:
     """Mean cross entropy over classes or shares of them, with a label smoothing for each network; other shapes go one by one."""
 
-    def __init__(self, losses: Sequence[Loss], smoothings: Sequence[float], weights: Tensor | None = None) -> None:
-        """`weights` are the class weights of each, [K, C]; None where none has any."""
+    def __init__(
+        self,
+        losses: Sequence[Loss],
+        smoothings: Sequence[float],
+        weights: Tensor | None = None,
+        *,
+        is_autocast: bool = False,
+    ) -> None:
+        """Takes the losses of K members.
+
+        Args:
+            losses: of each.
+            smoothings: of each.
+            weights: the class weights of each, [K, C]; None where none has any.
+            is_autocast: whether it is called under autocast, which has cross entropy in float32, but not all that is called here.
+        """
+        self._is_autocast = is_autocast
         self._one_by_one = OneByOne(losses)
         self._weights = weights
         self._smoothings = torch.tensor(smoothings, dtype=torch.float64)  # [K]
@@ -99,9 +114,10 @@ class CrossEntropy:
     def __call__(self, preds: Tensor, targets: Tensor) -> Tensor:
         """See `StackedLoss`."""
         if preds.ndim == 3 and preds.shape == targets.shape and targets.is_floating_point():
-            return self._of_shares(preds, targets)
+            return self._of_shares(self._widened(preds), targets)
         if preds.ndim != 3 or targets.ndim != 2 or targets.is_floating_point():
             return self._one_by_one(preds, targets)
+        preds = self._widened(preds)
         size, num_samples, num_classes = preds.shape
         counted = targets.ne(_IGNORED)
         shares = self._shares(preds, targets, counted)
@@ -116,6 +132,9 @@ class CrossEntropy:
         spread = -(logs.sum(2) * counted).sum(1) / torch.where(total == 0, 1, total)
         smoothed = right * (1 - smoothings) + spread * (smoothings / num_classes)
         return torch.where(smoothings == 0, right, smoothed)
+
+    def _widened(self, preds: Tensor) -> Tensor:
+        return preds.float() if self._is_autocast and preds.dtype in (torch.float16, torch.bfloat16) else preds
 
     def _of_shares(self, preds: Tensor, targets: Tensor) -> Tensor:
         """Of shares of the classes, [K, N, C]; class weights do not count in the divisor then."""
@@ -155,15 +174,20 @@ class InOneCall:
         return losses
 
 
-def stacked_loss(losses: Sequence[Loss]) -> StackedLoss:
-    """The fastest way to all these losses that gives what each gives alone."""
+def stacked_loss(losses: Sequence[Loss], *, is_autocast: bool = False) -> StackedLoss:
+    """The fastest way to all these losses that gives what each gives alone.
+
+    Args:
+        losses: of each member.
+        is_autocast: whether they are called under autocast, which does not know what vmap makes of an operation.
+    """
     smoothings = [_smoothing(loss) for loss in losses]
     weights = [getattr(loss, "weight", None) for loss in losses]
     given = [one for one in weights if one is not None]
     if None not in smoothings and len({one.shape for one in given}) <= 1:
         stacked = torch.stack([torch.ones_like(given[0]) if one is None else one for one in weights]) if given else None
-        return CrossEntropy(losses, [float(one or 0) for one in smoothings], stacked)
-    if _is_torchs_own(losses[0]) and len({values_token(loss) for loss in losses}) == 1:
+        return CrossEntropy(losses, [float(one or 0) for one in smoothings], stacked, is_autocast=is_autocast)
+    if not is_autocast and _is_torchs_own(losses[0]) and len({values_token(loss) for loss in losses}) == 1:
         return InOneCall(losses[0])
     return OneByOne(losses)
 

@@ -84,7 +84,7 @@ class SingleStepper:
         self.network, self.optimizer, self.loss, self.recipe = parts.network, parts.optimizer, parts.loss, parts.recipe
         mixing = parts.recipe.mixing
         self._train_loss = self.loss if mixing is None else mixing.soft_loss(self.loss)
-        self._norms = MeanNorm(skips=parts.recipe.precision is not None and parts.recipe.precision.skips_steps)
+        self._norms = MeanNorm(skips=parts.recipe.skips_steps)
 
     def step(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """See `Stepper`."""

@@ -17,7 +17,8 @@ from runmanager.training.seeding import seeded
 from runmanager.training.skeleton import without_advice
 from runmanager.training.steppers import SingleStepper
 
-TOLERANCES = {torch.float64: (1e-12, 1e-12), torch.float32: (1e-6, 1e-5)}
+_TYPES = (torch.float64, torch.float32)
+TOLERANCES = {torch.float64: (1e-12, 1e-12), torch.float32: (1e-6, 1e-5), torch.bfloat16: (4e-3, 2e-2)}
 """What the largest difference of the losses may be at the first step, and in all of ten."""
 
 
@@ -25,7 +26,7 @@ TOLERANCES = {torch.float64: (1e-12, 1e-12), torch.float32: (1e-6, 1e-5)}
 class Differences:
     """The largest differences between a group and its members alone."""
 
-    dtype: torch.dtype
+    dtype: torch.dtype  # in which forward rounds
     arithmetic: str
     size: int
     num_steps: int
@@ -51,7 +52,7 @@ def verify(trial: Trial, size: int, num_steps: int) -> list[Differences]:
     Raises:
         NotFusable: they cannot be trained together.
     """
-    ways = [(dtype, arithmetic) for dtype in TOLERANCES for arithmetic in trial.arithmetics()]
+    ways = [(dtype, arithmetic) for dtype in _TYPES for arithmetic in trial.arithmetics()]
     with without_advice(), seeded(0):
         for arithmetic in trial.arithmetics():
             trial.fused(size, arithmetic)  # says why, where they cannot
@@ -62,14 +63,23 @@ def _differences(trial: Trial, size: int, num_steps: int, arithmetic: str, dtype
     members = [_in(dtype, member) for member in trial.members(size)]
     alone = [_alone(trial, _in(dtype, member), num_steps) for member in trial.members(size)]
     batches = trial.batches(members)
-    stepper = build_stepper(members, arithmetic, shared=batches.are_shared)
+    sample, _ = _as(dtype, (batches.sample(), torch.empty(0)))
+    stepper = build_stepper(members, arithmetic, shared=batches.are_shared, sample=sample)
     stepper.begin_epoch()
     stepper.train(True)
     together = [stepper.step(*_as(dtype, batch)).loss.reshape(-1).clone() for batch in _first(num_steps, batches)]
     losses = (torch.stack(together) - torch.stack([one for one, _ in alone], dim=1)).abs()  # [steps, K]
     weights = [_weights(member.parts.network) - its for member, (_, its) in zip(members, alone, strict=True)]
     largest = max(one.abs().max().item() for one in weights)
-    return Differences(dtype, arithmetic, size, len(losses), losses[0].max().item(), losses.max().item(), largest)
+    return Differences(
+        _rounding(members[0], dtype),
+        arithmetic,
+        size,
+        len(losses),
+        losses[0].max().item(),
+        losses.max().item(),
+        largest,
+    )
 
 
 def _alone(trial: Trial, member: Member, num_steps: int) -> tuple[Tensor, Tensor]:
@@ -82,6 +92,12 @@ def _alone(trial: Trial, member: Member, num_steps: int) -> tuple[Tensor, Tensor
         steps = _first(num_steps, trial.batches([member]))
         losses = [stepper.step(*_as(dtype_of(parts.network), batch)).loss for batch in steps]
     return torch.stack(losses), _weights(parts.network)
+
+
+def _rounding(member: Member, dtype: torch.dtype) -> torch.dtype:
+    """The type that forward rounds to; autocast leaves float64 as it is."""
+    precision = member.parts.recipe.precision
+    return dtype if precision is None or dtype == torch.float64 else precision.dtype
 
 
 def _first(num_steps: int, batches: Batches) -> Iterator[Batch]:

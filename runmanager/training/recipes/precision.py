@@ -27,11 +27,11 @@ class Precision:
     """Whether a step may not be taken, for gradients that are too large for the precision."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> None:
-        self._device, self._dtype = device, dtype
+        self._device, self.dtype = device, dtype
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Where forward and loss are computed."""
-        return torch.amp.autocast(self._device.type, self._dtype)
+        return torch.amp.autocast(self._device.type, self.dtype)
 
     def backward(self, loss: Tensor) -> None:
         """The gradients of a loss, added to those that are there."""

@@ -9,6 +9,9 @@ from torch.nn.utils import clip_grad_norm_
 
 from tests.conformance.recipes.cases import NUM_CLASSES, NUM_EPOCHS, Case, Plain, network
 
+BF16 = 0.09
+"""A group rounds to bfloat16 in other places than alone, so that one of the 12 predictions of an epoch may be another."""
+
 
 def evaluated(plain: Plain, dtype: torch.dtype) -> dict[str, float]:
     with torch.autocast("cpu", dtype):
@@ -114,12 +117,12 @@ def compiled(run) -> Plain:
 
 
 CASES = {
-    "bf16": Case({"lr": [0.1, 0.01]}, lambda project: {"amp": "bf16"}, bf16, alone="mixed precision (amp)"),
+    "bf16": Case({"lr": [0.1, 0.01]}, lambda project: {"amp": "bf16"}, bf16, tolerance=BF16),
     "fp16 with a scaler, clipped": Case(
         {"lr": [0.1], "amp": ["fp16"], "clip_norm": [0.1, 10.0]},
         lambda project: {},
         fp16,
-        alone="mixed precision (amp)",
+        alone="it trains in float16 (amp)",
     ),
     "channels last": Case(
         {"lr": [0.1], "channels_last": [True, False]},
