@@ -23,6 +23,12 @@ def with_source(environment: "dict[str, str]") -> "dict[str, str]":
     return {**environment, "PYTHONPATH": f"{source}{os.pathsep}{paths}" if paths else source}
 
 
+def worker_arguments(command: int, report: int) -> list[str]:
+    """How a worker is started that takes its calls from one pipe and answers into another."""
+    module = "runmanager.launching.worker"
+    return [sys.executable, "-P", "-m", module, str(command), str(report), str(os.getpid())]
+
+
 class EarlyWorker:
     """A worker process without a pool yet."""
 
@@ -36,21 +42,12 @@ class EarlyWorker:
         fcntl.fcntl(self.output, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)
         command, self.command = os.pipe()
         self.report, report = os.pipe()
-        arguments = [
-            sys.executable,
-            "-P",
-            "-m",
-            "runmanager.launching.worker",
-            str(command),
-            str(report),
-            str(os.getpid()),
-        ]
         for end in (command, report):
             os.set_inheritable(end, True)
         try:
             self.pid = os.posix_spawn(
                 sys.executable,
-                arguments,
+                worker_arguments(command, report),
                 with_source({"PYTHONHASHSEED": "0", **os.environ}),
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

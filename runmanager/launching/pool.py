@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from concurrent.futures import CancelledError, Executor, Future
 from pathlib import Path
 from typing import Any
 
-from runmanager.launching.early import EarlyWorker
+from runmanager.launching.early import EarlyWorker, worker_arguments
 from runmanager.launching.guard import Guard
 from runmanager.launching.slots import Slot
 from runmanager.launching.worker import HELD_SIGNALS, read_lines, write_all
@@ -342,15 +341,7 @@ class _Worker:
         self._report, report = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "runmanager.launching.worker",
-                    str(command),
-                    str(report),
-                    str(os.getpid()),
-                ],
+                worker_arguments(command, report),
                 cwd=self._folder,
                 env=self.slot.whole_environment(),
                 stdin=subprocess.DEVNULL,

@@ -357,7 +357,7 @@ class Building:
         from runmanager.training.recipes.freezing import Unfreezing
 
         made = Unfreezing(network, patterns)
-        late = [epoch for epoch in made.epochs if epoch > self._num_epochs]
+        late = [epoch for epoch in made.due if epoch > self._num_epochs]
         if late:
             raise TrainerError(
                 f"unfreeze has epoch {' and '.join(map(str, late))}, but the run ends with epoch {self._num_epochs}, so that what "

@@ -7,7 +7,7 @@ from typing import Any
 from torch.nn import Module
 
 from runmanager.nearest import nearest
-from runmanager.training.recipes.naming import as_list
+from runmanager.training.recipes.naming import as_list, plain
 from runmanager.training.settings import TrainerError
 
 _MANY = 8  # more names than a message lists
@@ -52,7 +52,7 @@ class Unfreezing:
         """
         if not isinstance(due, Mapping):
             raise TrainerError(f"unfreeze={due!r:.80} does not say when; write unfreeze={{3: 'layer4.*'}} for epoch 3")
-        due = {int(epoch) if _is_decimal(epoch) else epoch: patterns for epoch, patterns in due.items()}
+        due = {int(epoch) if _is_decimal(epoch) else plain(epoch): patterns for epoch, patterns in due.items()}
         for epoch in due:
             if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 2:
                 raise TrainerError(
@@ -61,11 +61,6 @@ class Unfreezing:
                 )
         self.due = {epoch: matching(network, due[epoch], f"unfreeze at epoch {epoch}") for epoch in sorted(due)}
         """The names of the parameters by the epoch in which they are thawed, the first of them first."""
-
-    @property
-    def epochs(self) -> list[int]:
-        """The epochs that begin with something thawed, the first of them first."""
-        return list(self.due)
 
     def begin_epoch(self, network: Module, epoch: int) -> list[str]:
         """Thaws what is due in this epoch or was in one before; returns the names that were frozen until now."""
@@ -87,7 +82,7 @@ def check_trainable(network: Module, unfreezing: Unfreezing | None = None) -> No
     num_all = sum(1 for _ in network.parameters())
     if any(param.requires_grad for param in network.parameters()) or not num_all:
         return
-    until = f" until epoch {unfreezing.epochs[0]}" if unfreezing and unfreezing.epochs else ""
+    until = f" until epoch {min(unfreezing.due)}" if unfreezing and unfreezing.due else ""
     raise TrainerError(
         f"all {num_all} parameters of the network are frozen{until}, so there is nothing to train; "
         f"freeze fewer of them, all but {_globs(network)[-1]!r} say"

@@ -71,7 +71,7 @@ def test_what_is_thawed_is_trained_from_its_epoch_on():
     state, _ = trained(network, 5, unfreezing.begin_epoch)
     assert same(state, trained(small_network(), 5, by_hand)[0])
     assert not torch.equal(state["body.1.weight"], small_network().state_dict()["body.1.weight"])
-    assert unfreezing.epochs == [3, 4]
+    assert list(unfreezing.due) == [3, 4]
 
 
 def test_a_run_that_is_resumed_has_thawed_what_was_due_before():
@@ -167,6 +167,6 @@ def test_a_grid_has_the_epoch_as_a_string():
     network = small_network()
     freeze(network, "*")
     unfreezing = Unfreezing(network, {"3": "fc.*", "10": "body.*"})
-    assert unfreezing.epochs == [3, 10]
+    assert list(unfreezing.due) == [3, 10]
     assert unfreezing.begin_epoch(network, 2) == []
     assert unfreezing.begin_epoch(network, 3) == ["fc.weight", "fc.bias"]
