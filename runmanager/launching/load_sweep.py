@@ -2,13 +2,20 @@
 
 import ast
 import importlib.util
+import inspect
+import re
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import runmanager
 from runmanager.launching.sweep import Sweep, SweepError
 from runmanager.nearest import nearest
 from runmanager.tracking.run_dir import project_root
+
+_NO_ARGUMENT = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
 
 def find_sweep_file(name_or_path: str | Path) -> Path:
@@ -25,7 +32,8 @@ def find_sweep_file(name_or_path: str | Path) -> Path:
     names = sorted(file.stem for file in (root / "sweeps").glob("*.py"))
     there = ", ".join(f"sweeps/{name}.py" for name in names) or "none"
     meant = nearest(path.name.removesuffix(".py"), names)
-    raise SweepError(str(name_or_path), [f"there is no file {path}; the sweeps of {root} are: {there}{meant}"])
+    said = f"there is no file {path}{meant} The" if meant else f"there is no file {path}; the"
+    raise SweepError(str(name_or_path), [f"{said} sweeps of {root} are: {there}"])
 
 
 def project_of(file: Path) -> Path:
@@ -58,13 +66,33 @@ def load_sweep(file: Path) -> Sweep:
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         where = f" (line {lines[-1]})" if lines else ""
-        raise SweepError(file.stem, [f"{file} cannot be imported: {type(error).__name__}: {error}{where}"]) from error
+        said = _no_argument(error, vars(module)) or f"{type(error).__name__}: {error}"
+        raise SweepError(file.stem, [f"{file} cannot be imported: {said}{where}"]) from error
     sweep = getattr(module, "sweep", None)
     if not isinstance(sweep, Sweep):
         raise SweepError(
             file.stem, [f"'sweep' of {file} is a {type(sweep).__name__}; write sweep = Sweep(params=..., ...)"]
         )
     return sweep
+
+
+def _no_argument(error: Exception, names: Mapping[str, Any]) -> str | None:
+    """The message where a class of ours was given an argument that it does not have; `names` are those of the sweep file."""
+    match = _NO_ARGUMENT.match(str(error)) if isinstance(error, TypeError) else None
+    if match is None or match[1] not in runmanager.__all__:
+        return None
+    kind, name = getattr(runmanager, match[1]), match[2]
+    if names.get(match[1], kind) is not kind:
+        return None  # it is another class of that name
+    said = f"{match[1]} has no argument {name!r}"
+    for other in {"Sweep", "Trainer"} - {match[1]}:
+        if name in inspect.signature(getattr(runmanager, other)).parameters:
+            return f"{said}; it is one of {other}"
+    if match[1] == "Trainer":
+        from runmanager.training.unused import other_argument
+
+        return said + other_argument(name, inspect.signature(kind).parameters, names.values())
+    return said + nearest(name, inspect.signature(kind).parameters)
 
 
 def _names_sweep(file: Path) -> bool:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runmanager.nearest import nearest
 from runmanager.tracking.rows import DIVERGED, FAILURES, INTERRUPTED
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -47,7 +48,8 @@ def parse_on_error(value: str, faults: list[str]) -> OnError:
         return OnError(None if value == "continue" else 1)
     match = re.fullmatch(r"stop-after=([1-9][0-9]{0,6})(-same)?", str(value))
     if match is None:
-        faults.append(f"--on-error {value}: choose continue, stop, stop-after=3 or stop-after=3-same")
+        meant = nearest(value, ("continue", "stop"))
+        faults.append(f"--on-error {value}: choose continue, stop, stop-after=3 or stop-after=3-same{meant}")
         return OnError()
     return OnError(int(match[1]), same=match[2] is not None)
 
@@ -57,8 +59,9 @@ def parse_statuses(failed: bool, statuses: str | Sequence[str], faults: list[str
     texts = [statuses] if isinstance(statuses, str) else statuses
     asked = {part.strip().replace("-", " ").replace("_", " ") for text in texts for part in text.split(",")} - {""}
     known = {*_RETRYABLE, INTERRUPTED}
+    choices = [one.replace(" ", "-") for one in _RETRYABLE]
     faults += [
-        f"--retry-status {status}: choose {', '.join(one.replace(' ', '-') for one in _RETRYABLE)}"
+        f"--retry-status {status}: choose {', '.join(choices)}{nearest(status.replace(' ', '-'), choices)}"
         for status in sorted(asked - known)
     ]
     return frozenset(asked & known) | (frozenset(FAILURES) if failed else frozenset())

@@ -25,7 +25,7 @@ class Outcomes(Writer):
         self.metrics: dict[str, None] = {}
         """What the completed ones have logged."""
         self.training_seconds = self.overhead_seconds = 0.0
-        """What the runs have taken, those of a group together as long as one; and what of it was tracking."""
+        """What the runs' attempts have taken, those of a group together as long as one; and what of it was tracking."""
         self.unrecorded: list[str] = []
         """What could not even be recorded as failed."""
 
@@ -34,7 +34,8 @@ class Outcomes(Writer):
         self._ended[member.number] = end
         self.trained.add(member.number)
         self.overhead_seconds += end.overhead_seconds or 0.0
-        self.training_seconds += end.run_seconds / (member.rows[-1].group_size if member.rows else 1)
+        seconds = end.run_seconds if end.attempt_seconds is None else end.attempt_seconds
+        self.training_seconds += seconds / (member.rows[-1].group_size if member.rows else 1)
         if end.status in (COMPLETED, STOPPED):
             self.num_completed += 1
             self.metrics.update(dict.fromkeys(member.last))

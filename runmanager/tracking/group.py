@@ -83,7 +83,7 @@ class Group:
         self.members.append(tracked)
         self.writers.begin(tracked.member)
         num_others = len(self.members) - 1
-        tracked.began = time.perf_counter()
+        tracked.began, tracked.attempt_began = time.perf_counter(), began
         self.overhead.num_members = num_others + 1
         self.overhead.seconds = (self.overhead.seconds * num_others + tracked.began - began) / (num_others + 1)
 
@@ -374,8 +374,9 @@ class Group:
                 raise failure
 
     def _end_one(self, tracked: Tracked, status: str, error: str | None, trace: str | None) -> StorageError | None:
-        seconds = time.perf_counter() - tracked.began
-        failure = tracked.end(RunEnd(status, seconds, error, trace, self.overhead.so_far(), self._memory.mib()))
+        now = time.perf_counter()
+        measured = self.overhead.so_far(), self._memory.mib(), now - tracked.attempt_began
+        failure = tracked.end(RunEnd(status, now - tracked.began, error, trace, *measured))
         if failure is not None:
             self.unrecorded[tracked.member.number] = str(failure)
         return failure

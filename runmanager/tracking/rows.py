@@ -121,6 +121,7 @@ class RunEnd:
     traceback: str | None = None
     overhead_seconds: float | None = None  # that tracking has taken, its part of the group's; None where nobody can say
     peak_memory_mib: float | None = None  # the most that was held; None where nobody can say
+    attempt_seconds: float | None = None  # of the latest attempt, what comes before its epochs too
 
     def record(self) -> dict[str, Any]:
         """The end as strict JSON; text that UTF-8 cannot hold is written out."""
@@ -131,12 +132,13 @@ class RunEnd:
             "traceback": _safe(self.traceback),
             "overhead_seconds": self.overhead_seconds,
             "peak_memory_mib": self.peak_memory_mib,
+            "attempt_seconds": self.attempt_seconds,
         }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "RunEnd":
         """The end behind `record`."""
-        measured = {name: record.get(name) for name in ("overhead_seconds", "peak_memory_mib")}
+        measured = {name: record.get(name) for name in ("overhead_seconds", "peak_memory_mib", "attempt_seconds")}
         return cls(record["status"], record["run_seconds"], record["error"], record["traceback"], **measured)
 
 

@@ -34,6 +34,7 @@ class Tracked:
     writers: Writers
     begin_seq: int  # of the journal's record
     began: float = field(default_factory=time.perf_counter)
+    attempt_began: float = field(default_factory=time.perf_counter)  # the run's own clock may begin later
     pictures: set[str] = field(default_factory=set)  # the names of those that were shown
     notes: set[str] = field(default_factory=set)  # what was said of it
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,11 @@ class Building:
         self.notes: list[str] = []
 
     def _setting(self, name: str) -> Any:
-        return self._trainer.setting(name, self._run)
+        try:
+            return self._trainer.setting(name, self._run)
+        except Exception as error:
+            error.__dict__["setting"] = name  # whoever asks for it, the fault is the setting's
+            raise
 
     @cached_property
     def device(self) -> torch.device:
@@ -80,15 +85,29 @@ class Building:
 
     def network(self) -> Module:
         """The run's network on its device: with its head, its first weights, and what of it is frozen."""
+        network = self.bare_network()
+        for change in self.changes().values():
+            change(network)
+        return self.placed(network)
+
+    def bare_network(self) -> Module:
+        """The run's network as it was given."""
         from runmanager.training.recipes.networks import build_network
 
-        network = build_network(self._trainer.part("network", self._run), self._run)
-        self._replace_head(network)
-        self._initialise(network)
-        self._start(network)
-        self._freeze(network)
-        network = network.to(self.device)
-        return self._fast(network)
+        return build_network(self._trainer.part("network", self._run), self._run)
+
+    def changes(self) -> dict[str, Callable[[Module], None]]:
+        """What is done to the bare network, one after another."""
+        return {
+            "head": self._replace_head,
+            "init": self._initialise,
+            "start_from": self._start,
+            "freeze": self._freeze,
+        }
+
+    def placed(self, network: Module) -> Module:
+        """The network on its device, as it is trained there."""
+        return self._fast(network.to(self.device))
 
     def _replace_head(self, network: Module) -> None:
         head = self._setting("head")
@@ -122,9 +141,11 @@ class Building:
             return
         from runmanager.training.recipes.freezing import check_trainable, freeze, in_short
 
-        names = freeze(network, patterns)
-        check_trainable(network, self._unfreezing(network))
-        self.notes.append(f"frozen: {in_short(network, names)}")
+        names, unfreezing = freeze(network, patterns), self._unfreezing(network)
+        check_trainable(network, unfreezing)
+        thawed = unfreezing.due if unfreezing else {}
+        until = [f"; trained from epoch {epoch} on: {in_short(network, due)}" for epoch, due in thawed.items()]
+        self.notes.append(f"frozen: {in_short(network, names)}{''.join(until)}")
 
     def _note(self, text: str | None) -> None:
         if text is not None:
@@ -250,7 +271,18 @@ class Building:
         from runmanager.training.recipes.monitor import parse
 
         given = self._setting("monitor")
-        return parse(given if given is not None else "val_loss" if self._splits.validation is not None else "loss")
+        return parse(
+            given if given is not None else "val_loss" if self._splits.validation is not None else "loss",
+            self._measured,
+        )
+
+    def _measured(self) -> list[str]:
+        """The metrics that there may be, as far as their names are known before a batch."""
+        names = ["loss", "accuracy", "val_loss", "val_accuracy"]
+        with suppress(TrainerError):
+            metrics = self._metrics()
+            names += [] if metrics is None else [f"val_{name}" for name in metrics.names]
+        return names
 
     def _schedule(self, optimizer: Optimizer) -> "Schedule | None":
         given, warmup = self._trainer.part("scheduler", self._run), self._setting("warmup")
@@ -286,6 +318,11 @@ class Building:
 
     def _num_classes(self, what: str) -> int:
         number = self._splits.num_classes
+        if number is None and isinstance(self._splits.train, IterableDataset):
+            raise TrainerError(
+                f"{what}: a stream does not tell how many classes it has; name them, data=Splits(stream, classes=(...)), or leave "
+                "it out"
+            )
         if number is None:
             raise TrainerError(f"{what}: the targets of the data are no classes; leave it out")
         return number

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Module
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import TensorDataset
@@ -25,7 +25,7 @@ from runmanager.training.checkpoints import TrainingState
 from runmanager.training.parts import Parts
 from runmanager.training.recipe import Recipe
 from runmanager.training.seeding import seeded
-from runmanager.training.settings import SETTINGS, USUAL, TrainerError, has_classes
+from runmanager.training.settings import SETTINGS, USUAL, TrainerError, has_classes, other_number
 from runmanager.training.steppers import SingleStepper
 from runmanager.training.unused import idle_settings, used_by
 
@@ -80,7 +80,7 @@ def faults_of(
                 _note(found, "checkpoint", TrainingState(parts, torch.Generator(), splits).capture)
             if trainer.setting("deterministic", run):
                 _note_undetermined(found, parts, splits)
-            elif parts.recipe != Recipe():
+            else:
                 _note(found, "first batch", partial(_try_step, parts, splits))
     return list(found) or idle_settings(trainer, runs, used)
 
@@ -108,12 +108,23 @@ def _try_step(parts: Parts, splits: Splits) -> None:
     inputs, targets = _samples(parts, splits, 2 * parts.recipe.accumulate)
     stepper.train(True)
     try:
-        stepper.step(inputs, targets)
+        with parts.network.register_forward_hook(_refuse_output):
+            stepper.step(inputs, targets)
     except TrainerError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         shapes = f"inputs {list(inputs.shape)}, targets {list(targets.shape)}"
         raise TrainerError(f"{shapes} make no step: {type(error).__name__}: {error}") from error
+
+
+def _refuse_output(network: Module, _: Any, preds: Any) -> None:
+    """Raises TrainerError where predictions are something else than one tensor; some networks give that in train mode alone."""
+    if not isinstance(preds, Tensor):
+        mode = " in train mode" if network.training else ""
+        raise TrainerError(
+            f"the network returns a {type(preds).__name__}{mode}, and a Trainer's network returns one tensor; let it return the "
+            "predictions alone, or train by a function of your own: Sweep(train=...)"
+        )
 
 
 def _try_last(trainer: "Trainer", run: Any, parts: Parts, splits: Splits) -> None:
@@ -158,7 +169,7 @@ def _parts(
     _note(found, "devices", partial(_check_devices, trainer, run))
     if splits is not None:
         _note(found, "sampling", making.check_sampling)
-    network = _note(found, "network", making.network)
+    network: Any = _network(making, found)
     loss = _note(found, "loss", partial(making.loss, network))
     optimizer: Any = None if network is None else _note(found, "optimizer", partial(making.optimizer, network))
     if splits is None:
@@ -169,7 +180,24 @@ def _parts(
         for name, make in making.recipe_parts(network, optimizer).items()
         if is_built or name not in _OF_NETWORK
     }
+    if not is_built and isinstance(_note(found, "scheduler", partial(trainer.part, "scheduler", run)), str):
+        stand_in = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        _note(found, "scheduler", making.recipe_parts(nn.Identity(), stand_in)["schedule"])
     return None if found or loss is None or not is_built else Parts(network, optimizer, loss, making.recipe_of(made))
+
+
+def _network(making: Building, found: dict[str, None]) -> Module | None:
+    """The network; None where it cannot be had. What is to be done to it is tried one by one."""
+    network: Module | None = _note(found, "network", making.bare_network)
+    if network is None:
+        return None
+    for name, change in making.changes().items():
+        faults: dict[str, None] = {}
+        _note(faults, name, partial(change, network))
+        found.update(faults)
+        if faults and name in ("head", "freeze"):
+            return None  # what follows goes by them
+    return _note(found, "network", partial(making.placed, network))  # type: ignore[no-any-return]
 
 
 def _check_devices(trainer: "Trainer", run: Any) -> None:
@@ -201,12 +229,16 @@ def exercise(trainer: "Trainer", run: Any, split_seed: int, project: Path) -> No
         splits = _note(ignored, "data", partial(trainer.splits, run, split_seed, project))
         parts = splits and _note(ignored, "parts", partial(trainer.build, run, splits, project, compiles=False))
         for training in (False, True) if parts else ():
-            _note(ignored, "batch", partial(_forward, parts, splits, training))
+            _note(ignored, "batch", partial(_go_through, parts, splits, training))
 
 
-def _forward(parts: Parts, splits: Splits, training: bool) -> tuple[str, Tensor, Tensor, Tensor]:
-    """The shapes, predictions, targets and loss of two samples."""
-    inputs, targets = _two_samples(parts, splits)
+def _go_through(parts: Parts, splits: Splits, training: bool) -> None:
+    _forward(parts, _two_samples(parts, splits), training)
+
+
+def _forward(parts: Parts, samples: tuple[Tensor, Tensor], training: bool) -> tuple[str, Tensor, Tensor, Tensor]:
+    """The shapes, predictions, targets and loss of some samples."""
+    inputs, targets = samples
     shapes = f"inputs {list(inputs.shape)}, targets {list(targets.shape)}"
     parts.network.train(training)
     with torch.no_grad(), warnings.catch_warnings():
@@ -214,9 +246,16 @@ def _forward(parts: Parts, splits: Splits, training: bool) -> tuple[str, Tensor,
         preds = None
         try:
             preds = parts.network(inputs)
+            _refuse_output(parts.network, inputs, preds)
             return shapes, preds, targets, parts.loss(preds, targets)
+        except TrainerError:
+            raise
         except (RuntimeError, TypeError, ValueError, IndexError, UserWarning) as error:
-            hint = _other_loss(parts, preds, targets) or advice(inputs, targets, error)
+            hint = (
+                _other_loss(parts, preds, targets)
+                or _other_weights(parts, preds, error)
+                or advice(inputs, targets, error)
+            )
             raise TrainerError(f"{shapes} do not go through: {type(error).__name__}: {error}{hint}") from error
 
 
@@ -229,6 +268,14 @@ def _other_loss(parts: Parts, preds: Any, targets: Tensor) -> str:
     return "; the targets are classes: choose loss='cross_entropy'"
 
 
+def _other_weights(parts: Parts, preds: Any, error: Exception) -> str:
+    """The end of the message where there are class weights for another number of classes than the network has outputs for."""
+    weights = getattr(parts.loss, "weight", None)
+    if "weight tensor should be defined" not in str(error) or not isinstance(weights, Tensor):
+        return ""
+    return f"; {other_number(len(weights), preds.shape[1])}"
+
+
 def _two_samples(parts: Parts, splits: Splits) -> tuple[Tensor, Tensor]:
     return _samples(parts, splits, 2)
 
@@ -239,7 +286,13 @@ def _samples(parts: Parts, splits: Splits, number: int) -> tuple[Tensor, Tensor]
 
 
 def _try_batch(parts: Parts, splits: Splits, objective: str | None) -> None:
-    shapes, preds, targets, loss = _forward(parts, splits, training=False)
+    samples = _two_samples(parts, splits)
+    shapes, preds, targets, loss = _forward(parts, samples, training=False)
+    _try_validation(parts, splits, samples)
+    if not isinstance(loss, Tensor):
+        raise TrainerError(
+            f"the loss is {loss!r:.80}, a {type(loss).__name__}; return a tensor, the mean over the batch"
+        )
     if loss.ndim != 0:
         raise TrainerError(f"the loss has shape {list(loss.shape)}; return its mean over the batch, shape []")
     if objective == "val_accuracy" and not has_classes(preds, targets):
@@ -248,7 +301,19 @@ def _try_batch(parts: Parts, splits: Splits, objective: str | None) -> None:
         )
     _check_measured(parts.recipe, preds, targets, objective, has_validation=splits.validation is not None)
     if parts.recipe.num_shown:
-        _check_shown(_two_samples(parts, splits)[0], preds, targets)
+        _check_shown(samples[0], preds, targets)
+
+
+def _try_validation(parts: Parts, splits: Splits, samples: tuple[Tensor, Tensor]) -> None:
+    """Whether validation data that is of another type or shape than the training samples goes through as well."""
+    if splits.validation is None:
+        return
+    others = [one.to(parts.device) for one in first_batch(splits.validation, 2)]
+    if any((one.dtype, one.shape[1:]) != (own.dtype, own.shape[1:]) for one, own in zip(others, samples, strict=True)):
+        try:
+            _forward(parts, (others[0], others[1]), training=False)
+        except TrainerError as error:
+            raise TrainerError(f"validation data: {error}") from error
 
 
 def _check_targets(parts: Parts, splits: Splits) -> None:
@@ -319,6 +384,7 @@ def _note(found: dict[str, None], part: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except AttributeError as error:
+        part = getattr(error, "setting", part)
         if error.name and hasattr(error.obj, "_fields"):
             names = ", ".join(error.obj._fields) or "no parameters"
             example = USUAL.get(error.name, "...")
@@ -328,5 +394,5 @@ def _note(found: dict[str, None], part: str, make: Callable[[], Any]) -> Any:
     except (TrainerError, DataError, FileNotFoundError) as error:
         found[f"{part}: {error}" if part == "first batch" else str(error)] = None
     except Exception as error:  # noqa: BLE001 (the user's own functions may raise anything, and all of it is a fault)
-        found[f"{part}: {type(error).__name__}: {error}"] = None
+        found[f"{getattr(error, 'setting', part)}: {type(error).__name__}: {error}"] = None
     return None

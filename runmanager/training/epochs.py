@@ -23,7 +23,7 @@ Values = dict[str, list[float]]
 def track(manager: RunManager, outcome: Outcome, size: int) -> None:
     """Adds what came of a batch, of a group of `size`."""
     loss, preds, targets = outcome
-    manager.track_loss(loss, preds if size == 1 else preds[0])
+    manager.track_loss(loss, targets if size == 1 else targets[0])  # predictions may begin with another dimension
     if has_classes(preds, targets):
         manager.track_num_correct(preds, targets)
 

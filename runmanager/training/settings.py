@@ -195,3 +195,11 @@ def choose_device(device: Any) -> torch.device:
 def has_classes(preds: torch.Tensor, targets: torch.Tensor) -> bool:
     """Whether targets are class numbers and predictions are their scores, so that there is an accuracy."""
     return not targets.is_floating_point() and preds.ndim == targets.ndim + 1
+
+
+def other_number(num_classes: int, num_outputs: int) -> str:
+    """What to do where the network tells apart another number of classes than the training data has."""
+    return (
+        f"the training data has {num_classes} classes, and the network {num_outputs} outputs: give it {num_classes}, or name all "
+        f"{num_outputs} classes, as by data=Splits(train, classes=(...))"
+    )

@@ -1,14 +1,21 @@
 """What a sweep says and nothing uses: settings that need another one, and names that are almost right."""
 
+import difflib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from runmanager.nearest import nearest
+import torch
+from torch.nn import Module
+from torch.nn.modules.loss import _Loss
+from torch.optim import Optimizer, lr_scheduler
+
+from runmanager.nearest import ALIKE, nearest
 from runmanager.training.parts import Parts
 from runmanager.training.reads import values_of
-from runmanager.training.recipes.naming import kind_of
-from runmanager.training.settings import SETTINGS, SWEPT_PARTS
+from runmanager.training.recipes.naming import kind_of, short_name
+from runmanager.training.settings import SETTINGS, SWEPT_PARTS, USUAL
 
 if TYPE_CHECKING:
     from runmanager.training.trainer import Trainer
@@ -23,7 +30,14 @@ _NEEDS = {
     "unfreeze": (("freeze",), "something frozen", "freeze='...'"),
 }
 """Of a setting that does nothing by itself: the settings that decide, what it does nothing without, and what to add."""
-_OTHER_NAMES = {"learning_rate": "lr", "bs": "batch_size", "wd": "weight_decay"}
+_OTHER_NAMES = {
+    "learning_rate": "lr",
+    "bs": "batch_size",
+    "wd": "weight_decay",
+    "model": "network",
+    "dataset": "data",
+    "criterion": "loss",
+}
 """What others call it, where the letters do not tell."""
 
 
@@ -80,10 +94,65 @@ def meant(trainer: "Trainer", name: str, run: Any, parts: Parts | None) -> str:
         run: one of the runs.
         parts: its parts, whose arguments may be meant, too; None where they are not known.
     """
+    if said := _said_elsewhere(trainer, name, parts):
+        return f"; {said}"
     made = [] if parts is None else [arguments for one in _made(trainer, parts) for arguments in _arguments(one)]
     names = [one for one in (*SETTINGS, *SWEPT_PARTS, *made) if one not in run._fields]
     other = _OTHER_NAMES.get(name)
     return nearest(other if other in names else name, names)
+
+
+def _said_elsewhere(trainer: "Trainer", name: str, parts: Parts | None) -> str | None:
+    """Why nothing reads a hyperparameter that bears the name of an argument."""
+    for part in ("network", "loss", "optimizer", "scheduler"):
+        given = getattr(trainer, part)
+        if isinstance(given, partial) and name in given.keywords:
+            fixed = f"partial({short_name(given)}, {name}={given.keywords[name]!r:.60})"
+            return f"{part}={fixed} fixes it: leave it out there to have the grid's"
+    schedule = None if parts is None else parts.recipe.schedule
+    if schedule is not None and isinstance(schedule.scheduler, lr_scheduler.ReduceLROnPlateau):
+        if name == "mode":
+            return "a plateau's mode is that of its metric, as in monitor=('val_loss', 'min')"
+        if name == "eps":
+            return "a plateau's eps is called plateau_eps"
+    return None
+
+
+def other_argument(name: str, arguments: Iterable[str], others: Iterable[Any]) -> str:
+    """The end of the message for an argument that a Trainer does not have: the one that was meant, or where it belongs.
+
+    Args:
+        name: of the argument.
+        arguments: those that a Trainer has.
+        others: what the sweep file knows; its networks and functions may have the argument.
+    """
+    has, meant = list(arguments), _OTHER_NAMES.get(name, name)
+    if meant in has:
+        return f"; did you mean {meant!r}?"
+    own = [one for one in others if inspect.isfunction(one) or (isinstance(one, type) and issubclass(one, Module))]
+    makers: dict[str, Sequence[Any]] = {
+        "optimizer": _kinds(torch.optim, Optimizer),
+        "scheduler": _kinds(lr_scheduler, lr_scheduler.LRScheduler),
+        "loss": _kinds(torch.nn, _Loss),
+        "network": own,
+    }
+    for part, kinds in makers.items():
+        if any(meant in _arguments(kind) for kind in kinds):
+            return (
+                f": {meant} is a hyperparameter, of the {part}; put {meant}=[...] into the grid, or fix it by "
+                f"functools.partial: {part}=partial(..., {meant}=...)"
+            )
+    near = "" if name in USUAL else nearest(name, has)
+    if difflib.get_close_matches(name, has, n=1, cutoff=ALIKE):
+        return near
+    return (
+        f"{near or ';'} what the network, the loss or the optimizer takes is a hyperparameter: put {name}=[...] into the grid, or "
+        "fix it by functools.partial"
+    )
+
+
+def _kinds(module: Any, base: type) -> list[type]:
+    return [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, base)]
 
 
 def _made(trainer: "Trainer", parts: Parts) -> list[Any]:

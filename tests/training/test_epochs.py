@@ -70,6 +70,25 @@ def test_validation_is_in_eval_mode_and_training_in_train_mode(tmp_path):
     manager.end_run()
 
 
+def test_the_loss_goes_by_samples_where_predictions_begin_with_another_dimension(tmp_path):
+    class TimeFirst(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs.view(-1, 4, 4).transpose(0, 1))  # [4, N, 3]
+
+    def loss(preds, targets):
+        return F.cross_entropy(preds.mean(0), targets)
+
+    network = TimeFirst(4, 3)
+    manager = RunManager("test", root=tmp_path, tensorboard=False, quiet=True)
+    manager.begin_run(RUN).begin_epoch()
+    stepper = SingleStepper(Parts(network, torch.optim.SGD(network.parameters(), lr=0.0), loss))
+    train_epoch(stepper, batches(), manager)
+    manager.end_epoch()
+    manager.end_run()
+    (whole,) = batches(batch_size=10)
+    assert manager.run_data[0]["loss"] == pytest.approx(loss(network(whole[0]), whole[1]).item(), rel=1e-6)
+
+
 def test_an_epoch_goes_through_each_batch_once_and_its_row_has_the_means(tmp_path):
     network = nn.Linear(16, 3)
     stepper = SingleStepper(Parts(network, torch.optim.SGD(network.parameters(), lr=0.0), F.cross_entropy))

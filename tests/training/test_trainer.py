@@ -31,6 +31,18 @@ def small_network():
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
 
 
+class Several(nn.Linear):
+    """Returns its predictions twice."""
+
+    def __init__(self, only_in_training=False):
+        super().__init__(4, 2)
+        self.only_in_training = only_in_training
+
+    def forward(self, inputs):
+        preds = super().forward(inputs)
+        return preds if self.only_in_training and not self.training else (preds, preds)
+
+
 def trainer(**parts):
     usual = {
         "network": small_network,
@@ -395,6 +407,18 @@ def test_targets_that_are_no_classes_have_a_loss_and_no_accuracy(tmp_path):
         ({"data": (INPUTS, TARGETS[:3])}, "61 inputs but 3 targets"),
         ({"data": TensorDataset(INPUTS)}, "(inputs, targets)"),
         ({"network": lambda: nn.Linear(5, 2)}, "inputs [2, 4], targets [2] do not go through"),
+        ({"loss": lambda preds, targets: 1.0}, "the loss is 1.0, a float; return a tensor"),
+        ({"loss": lambda preds, targets: preds.argmax(1).ne(targets).float().mean()}, "does not require grad"),
+        ({"network": lambda: Several()}, "the network returns a tuple, and a Trainer's network returns one tensor"),
+        ({"network": lambda: Several(only_in_training=True)}, "the network returns a tuple in train mode, and a"),
+        (
+            {"data": ((INPUTS[1:], TARGETS[1:]), (INPUTS.double(), TARGETS))},
+            "validation data: inputs [2, 4], targets [2] do not go through",
+        ),
+        (
+            {"network": lambda: nn.Linear(4, 3), "class_weights": "balanced"},
+            "the training data has 2 classes, and the network 3 outputs: give it 2, or name all 3",
+        ),
         ({"loss": "bce"}, "; the targets are classes: choose loss='cross_entropy'"),
         ({"loss": "mse_loss"}, "; the targets are classes: choose loss='cross_entropy'"),
         ({"show_predictions": 4}, "show_predictions: the predictions cannot be shown: inputs have shape [2, 4]"),

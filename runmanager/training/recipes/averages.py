@@ -67,8 +67,12 @@ class Average:
             self._update()
 
     def is_due(self, epoch: int) -> bool:
-        """Whether the weights at the end of an epoch, counted from 1, are averaged then."""
-        return self.kind == "swa" and epoch >= self._start
+        """Whether the weights at the end of an epoch, counted from 1, are averaged then.
+
+        An average that has begun goes on, also where the run is taken up with a later `start`: an epoch left out, behind others
+        that are in it, would make it the mean of neither.
+        """
+        return self.kind == "swa" and (epoch >= self._start or self._averaged is not None)
 
     def end_epoch(self, epoch: int) -> None:
         """To be called at the end of every epoch, counted from 1, before validation."""
@@ -123,11 +127,18 @@ class Average:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs of it; nothing before the first was averaged. The tensors are the live ones."""
-        return {} if self._averaged is None else {"averaged": self._averaged.state_dict()}
+        return {} if self._averaged is None else {"averaged": self._averaged.state_dict(), "kind": self.kind}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Puts back what `state_dict` returned; the network itself has to be back by then."""
+        """Puts back what `state_dict` returned; the network itself has to be back by then.
+
+        Raises:
+            TrainerError: it is the state of another kind of average.
+        """
         self._averaged = None
+        before = state.get("kind", self.kind)
+        if before != self.kind:
+            raise TrainerError(f"it was {before!r} before, and is {self.kind!r} now")
         if state:
             self.begin().load_state_dict(state["averaged"])
 

@@ -121,7 +121,9 @@ def _way_out(operation: str) -> str:
 
 def not_seen(device: torch.device) -> list[str]:
     """What the strict mode cannot see to, a line for each."""
-    own = f"{torch.get_num_threads()} threads" if device.type == "cpu" else f"the same kind of {device.type} device"
+    number = torch.get_num_threads()
+    threads = f"{number} thread{'s' * (number != 1)}"
+    own = threads if device.type == "cpu" else f"the same kind of {device.type} device"
     return [
         f"deterministic: the same bits come with the same version of torch and {own} only",
         "deterministic: extensions that are not torch's own are not checked, nor is writing to memory that overlaps",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from runmanager.data.splits import DataError
 from runmanager.tracking.faults import is_out_of_memory
-from runmanager.training.settings import TrainerError
+from runmanager.training.settings import TrainerError, other_number
 from runmanager.training.steppers import Loss
 
 
@@ -82,9 +82,11 @@ class _SoftLoss:
         except Exception as error:
             if not self._is_first or is_out_of_memory(error):
                 raise
+            has_others = preds.ndim == 2 and preds.shape[1] != targets.shape[1]
+            remedy = other_number(targets.shape[1], preds.shape[1]) if has_others else "use CrossEntropyLoss"
             raise TrainerError(
                 f"{self._setting} gives targets {_text(targets)}, the shares of the classes, for predictions {_text(preds)}; "
-                f"the loss does not take them ({type(error).__name__}: {error!s:.200}); use CrossEntropyLoss"
+                f"the loss does not take them ({type(error).__name__}: {error!s:.200}); {remedy}"
             ) from error
         self._is_first = False
         return value

@@ -53,11 +53,11 @@ def filled(function: Callable[..., Any], run: Any, *, leave_out: Iterable[str] =
         return {}
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     names = [param.name for param in params if param.kind in by_name and param.name not in given]
-    return {name: _plain(getattr(run, name)) for name in names if name in run._fields}
+    return {name: plain(getattr(run, name)) for name in names if name in run._fields}
 
 
-def _plain(value: Any) -> Any:
-    """A number of numpy's as one of Python's."""
+def plain(value: Any) -> Any:
+    """A number of numpy's, or of torch's, as one of Python's."""
     return value.item() if getattr(value, "shape", None) == () else value
 
 
@@ -109,16 +109,21 @@ def refuse_unknown(setting: str, make: Any) -> None:
 
 
 def refuse_text(make: Any, arguments: Mapping[str, Any]) -> None:
-    """Looks whether there is a string for an argument of a class or a function that is a number, or a flag.
+    """Looks whether there is a string for an argument of a class or a function that is a number, or a flag; or None for a number.
 
     Raises:
         TrainerError: there is; torch would calculate with it in the first step, or take "False" for true.
     """
     params = _params(kind_of(make))
+    is_torchs = str(getattr(kind_of(make), "__module__", "")).startswith("torch.")  # others may take None for off
     for name, value in arguments.items():
         kind = _kind(params[name]) if name in params else None
         if isinstance(value, str) and kind in _WANTED:
             raise TrainerError(f"{name}={value!r} is a string, and {short_name(make)} takes {_WANTED[kind]} for {name}")
+        if value is None and kind in ("int", "float") and is_torchs:
+            raise TrainerError(
+                f"{name}=None, and {short_name(make)} takes a number for {name}; give one, or leave it out"
+            )
 
 
 def _kind(param: inspect.Parameter) -> str:

@@ -19,6 +19,7 @@ from runmanager.training.recipes.naming import (
     kind_of,
     lacking,
     listed,
+    plain,
     refuse_text,
     refuse_unknown,
     short_name,
@@ -183,7 +184,9 @@ def _patterns(param_groups: Any) -> dict[str, Options]:
             raise TrainerError(
                 f"param_groups has {pattern!r}: {options!r:.60}, which is no pattern with a dict of options; write {_EXAMPLE}"
             )
-    return {pattern: dict(options) for pattern, options in param_groups.items()}
+    return {
+        pattern: {name: plain(value) for name, value in options.items()} for pattern, options in param_groups.items()
+    }
 
 
 def _check_options(make: Any, defaults: Options, patterns: dict[str, Options], no_decay: bool) -> None:

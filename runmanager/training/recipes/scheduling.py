@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from runmanager.training.settings import TrainerError
 
@@ -16,6 +16,7 @@ _WARMUP, _DONE = (
     "_done",
 )  # beside what is the scheduler's: the state of the warm-up, and how often it went on
 _NEEDS = "_needs"
+_HOW = "_how"  # the schedule's class, and when it goes on
 
 
 class Schedule:
@@ -75,21 +76,37 @@ class Schedule:
     def state_dict(self) -> dict[str, Any]:
         """The scheduler's state, and that of the warm-up; what is in it are the live objects, as in torch."""
         warmup = {} if self.warmup is None else {_WARMUP: _state_of(self.warmup.rising)}
-        return {**_state_of(self.scheduler), **warmup, _DONE: self._num_done, _NEEDS: self.needs}
+        done = {_DONE: self._num_done, _NEEDS: self.needs, _HOW: self._how()}
+        return {**_state_of(self.scheduler), **warmup, **done}
+
+    def _how(self) -> str:
+        return f"{type(self.scheduler).__name__} by {self.every}s"
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts back what `state_dict` returned. The rates themselves are in the optimizer's state.
 
         Raises:
-            TrainerError: it looked at another metric.
+            TrainerError: it is the state of another schedule, or of one that ends before the training does now.
         """
         copied = copy.deepcopy(dict(state))
+        if (how := copied.pop(_HOW, self._how())) != self._how():
+            raise TrainerError(f"it was {how} before, and is {self._how()} now")
         if (before := copied.pop(_NEEDS)) != self.needs:
             raise TrainerError(f"it looked at {before} before, and looks at {self.needs} now")
         warmup, self._num_done = copied.pop(_WARMUP, None), copied.pop(_DONE)
-        if self.warmup is not None and warmup is not None:
+        if (warmup is None) != (self.warmup is None):
+            raise TrainerError(f"it had {_a_warmup(warmup)} before, and has {_a_warmup(self.warmup)} now")
+        if self.warmup is not None:
             self.warmup.rising.load_state_dict(warmup)
         self.scheduler.load_state_dict(copied)
+        if isinstance(self.scheduler, OneCycleLR) and self.scheduler.total_steps < self._length:
+            raise TrainerError(
+                f"its one cycle began with {self.scheduler.total_steps} {self.every}s, and the training has {self._length} now"
+            )
+
+
+def _a_warmup(warmup: Any) -> str:
+    return "no warm-up" if warmup is None else "a warm-up"
 
 
 class WarmUp:

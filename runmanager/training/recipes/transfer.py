@@ -149,9 +149,11 @@ def _read(start_from: Any, project: Path) -> tuple[str, StateDict]:
         return _from_run(*_run_at(path.resolve()), "best")
     name, *rest = str(start_from).strip("/").split("/")
     if not rest or len(rest) > 2:
+        there = sweep_names(project)
+        choices = f"one of the sweeps {_listed(there)}" if there else "the name of a sweep; none has been launched yet"
         raise TrainerError(
             f"start_from={str(start_from)!r} is no run's folder and no file of {project}, and does not name a run; "
-            f"write 'sweep/3' or 'sweep/best', with one of the sweeps {_listed(sweep_names(project))}"
+            f"write 'sweep/3' or 'sweep/best', with {choices}"
         )
     return _from_run(*_run_of(name, rest[0], project), rest[1] if len(rest) == 2 else "best")
 

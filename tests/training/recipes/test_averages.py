@@ -223,6 +223,28 @@ def test_an_average_goes_on_from_its_state_to_the_bit(kind, cut, tmp_path):
     assert not same(resumed[2].network, resumed[0])
 
 
+def test_an_average_that_has_begun_goes_on_where_it_is_to_begin_later_now():
+    trained = nn.Linear(2, 2)
+    average, seen = Average("swa", trained, start=2), []
+    for epoch in (1, 2, 3):
+        if epoch == 3:
+            saved, average = average.state_dict(), Average("swa", trained, start=4)
+            average.load_state_dict(saved)
+        nn.init.constant_(trained.weight, epoch)
+        average.end_epoch(epoch)
+        seen.append(average.num_averaged)
+    assert seen == [0, 1, 2]
+    assert torch.equal(average.network.weight, torch.full((2, 2), 2.5))
+
+
+def test_the_state_of_another_kind_of_average_is_refused():
+    trained = nn.Linear(2, 2)
+    average = Average("ema", trained)
+    average.after_step()
+    with pytest.raises(TrainerError, match="it was 'ema' before, and is 'swa' now"):
+        Average("swa", trained).load_state_dict(average.state_dict())
+
+
 @pytest.mark.parametrize("kind", ["ema", "swa"])
 def test_frozen_tied_and_lazy_weights_are_averaged_as_what_they_are(kind):
     class Tied(nn.Module):

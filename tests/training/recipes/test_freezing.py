@@ -1,5 +1,6 @@
 """What is frozen stays as it is while the rest is trained, and what is thawed is trained from its epoch on."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +8,7 @@ from torch import nn
 
 from runmanager.training.recipes.freezing import Unfreezing, check_trainable, freeze, in_short
 from runmanager.training.trainer import TrainerError
+from tests.training.group_sweeps import Sweep, runs_of, tiny
 
 INPUTS = torch.rand(12, 4, generator=torch.Generator().manual_seed(0))
 TARGETS = (INPUTS.sum(1) > 2).long()
@@ -163,10 +165,17 @@ def test_what_is_frozen_is_told_by_layers_where_it_is_all_of_them():
     assert in_short(network, ["body.0.bias", "fc.weight", "fc.bias"]) == "body.0.bias, fc.*"
 
 
-def test_a_grid_has_the_epoch_as_a_string():
+def test_a_grid_has_the_epoch_as_a_string_or_as_a_number_of_numpys():
     network = small_network()
     freeze(network, "*")
-    unfreezing = Unfreezing(network, {"3": "fc.*", "10": "body.*"})
+    unfreezing = Unfreezing(network, {"3": "fc.*", np.int64(10): "body.*"})
     assert list(unfreezing.due) == [3, 10]
     assert unfreezing.begin_epoch(network, 2) == []
     assert unfreezing.begin_epoch(network, 3) == ["fc.weight", "fc.bias"]
+
+
+def test_the_notes_of_a_run_say_what_is_trained_from_when_on(tmp_path):
+    training = tiny(freeze=["1.*", "3.bias"], unfreeze={3: "1.*", 2: "3.bias"})
+    (run,) = Sweep(tmp_path, training, runs_of()).alone(1).history().values()
+    said = "frozen: 1.*, 3.bias; trained from epoch 2 on: 3.bias; trained from epoch 3 on: 1.*"
+    assert run.notes == [said]

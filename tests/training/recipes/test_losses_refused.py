@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from runmanager import RunBuilder, Sweep, Trainer
 from runmanager.launching.sweep import SweepError
@@ -37,6 +38,11 @@ def trainer(**parts):
 OF_NUMBERS = {"data": (INPUTS, NUMBERS), "loss": "mse_loss"}
 
 
+class Stream(IterableDataset):
+    def __iter__(self):
+        return zip(INPUTS, CLASSES, strict=True)
+
+
 @pytest.mark.parametrize(
     ("params", "parts", "said"),
     [
@@ -66,6 +72,11 @@ OF_NUMBERS = {"data": (INPUTS, NUMBERS), "loss": "mse_loss"}
         ),
         ({"mixup": -1}, {}, "mixup=-1 is not the alpha of a beta distribution; give a number of 0 or more; 0 is off"),
         ({"mixup": 0.2}, OF_NUMBERS, "mixup and cutmix: the targets of the data are no classes; leave it out"),
+        (
+            {"mixup": 0.2},
+            {"data": Stream(), "validation": 0, "shuffle": False},
+            "mixup and cutmix: a stream does not tell how many classes it has; name them, data=Splits(stream, classes=(...))",
+        ),
         ({"mixup": 0.2}, {"loss": "nll_loss"}, "the loss does not take them (RuntimeError"),
         (
             {"cutmix": 0.2},

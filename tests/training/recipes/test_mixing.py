@@ -195,6 +195,15 @@ def test_a_loss_that_takes_no_shares_is_refused_at_the_first_batch(loss):
     assert "use CrossEntropyLoss" in str(error.value)
 
 
+def test_more_outputs_than_the_training_data_has_classes_are_told():
+    mixing = Mixing(NUM_CLASSES, mixup=0.4)
+    _, shares = mixing(VECTORS, CLASSES)
+    with pytest.raises(
+        TrainerError, match=f"{NUM_CLASSES} classes, and the network 7 outputs: give it {NUM_CLASSES}, or"
+    ):
+        mixing.soft_loss(nn.CrossEntropyLoss())(torch.zeros(12, 7), shares)
+
+
 def test_what_a_loss_raises_later_is_its_own():
     def once(preds, targets, calls=[]):  # noqa: B006 (it counts)
         calls.append(1)

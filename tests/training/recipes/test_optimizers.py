@@ -4,6 +4,7 @@ import io
 from collections import namedtuple
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -192,7 +193,8 @@ def test_patterns_that_say_the_same_make_one_group_in_the_order_of_the_network()
 
 
 def test_a_single_group_has_no_name():
-    made = build_optimizer("SGD", run_of(lr=0.1), net(), param_groups={"*": {"lr_scale": 0.5}})
+    scale = np.float32(0.5)  # as a grid out of numpy has it
+    made = build_optimizer("SGD", run_of(lr=0.1), net(), param_groups={"*": {"lr_scale": scale}})
     assert [("name" in group, group["lr"]) for group in made.param_groups] == [(False, 0.05)]
     assert learning_rates(made) == {"learning rate": 0.05}
 

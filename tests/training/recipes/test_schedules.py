@@ -301,6 +301,32 @@ def test_loading_a_state_leaves_what_was_loaded_as_it_was():
     assert saved["last_epoch"] == 0
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (
+            {"scheduler": "cosine"},
+            {"scheduler": "linear"},
+            "it was CosineAnnealingLR by epochs before, and is LinearLR",
+        ),
+        ({}, {"every": "step"}, "by epochs before, and is CosineAnnealingLR by steps now"),
+        ({}, {"warmup": 2}, "it had no warm-up before, and has a warm-up now"),
+        ({"warmup": 2}, {}, "it had a warm-up before, and has no warm-up now"),
+        (
+            {"scheduler": "one_cycle"},
+            {"scheduler": "one_cycle", "num_epochs": EPOCHS + 1},
+            f"its one cycle began with {ALL} steps, and the training has {ALL + STEPS} now",
+        ),
+    ],
+)
+def test_the_state_of_another_schedule_is_refused(before, now, said):
+    def made(scheduler="cosine", **settings):
+        return build(scheduler, run_of(), optimizer_of(network_of()), **settings)
+
+    with pytest.raises(TrainerError, match=said):
+        made(**now).load_state_dict(made(**before).state_dict())
+
+
 def test_a_state_holds_no_function_however_deep_it_lies():
     _, _, schedule = ours("several at once")
     assert "rule" not in schedule.state_dict()["_schedulers"][0]
