@@ -10,14 +10,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
 import pytest
+from forked import Forked, fork_command, fork_worker
 from processes import children, is_ending
 
 # a job in the background may ignore these, and so would its children
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+if os.environ.get("RUNMANAGER_LONG") != "1":  # each time the same examples; the long loop looks for others
+    hypothesis.settings.register_profile("same", derandomize=True)
+    hypothesis.settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -87,6 +94,9 @@ class Project:
 
     root: Path
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)  # in the environment of all processes of the project
+    options: dict[str, Any] = field(
+        default_factory=lambda: {"tensorboard": False, "quiet": True}
+    )  # of a launch in here
 
     def write(self, text: str, name: str = "tiny") -> Path:
         """Puts a file into sweeps/."""
@@ -119,7 +129,7 @@ class Project:
         """Launches a sweep of sweeps/ in this process; quiet and without TensorBoard unless told otherwise."""
         from runmanager import launch
 
-        return launch(self.root / "sweeps" / f"{name}.py", **{"tensorboard": False, "quiet": True, **options})
+        return launch(self.root / "sweeps" / f"{name}.py", **{**self.options, **options})
 
     def folders(self, name: str = "tiny") -> list[Path]:
         """The run folders of a sweep, by number."""
@@ -155,7 +165,16 @@ class Project:
             finally:
                 process.kill()
 
-    def said(self, process: "subprocess.Popen[str]", seconds: float = 60) -> Said:
+    @contextmanager
+    def forked(self, *arguments: str) -> "Iterator[Forked]":
+        """The same in a fork of this process, where it is not told from a process of its own."""
+        process = fork_command(arguments, self.root, self.environment())
+        try:
+            yield process
+        finally:
+            process.close()
+
+    def said(self, process: "subprocess.Popen[str] | Forked", seconds: float = 60) -> Said:
         """What a process leaves when it has ended by itself."""
         out, err = process.communicate(timeout=seconds)
         return Said(process.returncode, out, err)
@@ -168,9 +187,11 @@ class Project:
         """Whether it is, or is just ending, when it has no environment any more but still holds its locks."""
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes()
-            return f"PROJECT_MARK={self.mark}".encode() in environment or (not environment and is_ending(pid))
-        except OSError:  # gone, or another user's
+        except ProcessLookupError:  # gone, or about to be
+            environment = b""
+        except OSError:  # another user's
             return False
+        return f"PROJECT_MARK={self.mark}".encode() in environment or (not environment and is_ending(pid))
 
     def wait_for(self, condition: str | Callable[[], object], seconds: float = 30) -> None:
         """Waits for a file of the project, or until a function says yes."""
@@ -190,6 +211,16 @@ class Project:
         from runmanager.tracking.run_dir import SweepDir
 
         return read_sweep(SweepDir(self.root, name))
+
+
+@pytest.fixture
+def forked_workers(monkeypatch):
+    """Workers that this process starts are forks of it, with torch imported."""
+    import torch  # noqa: F401
+
+    monkeypatch.setattr(
+        "runmanager.launching.pool.subprocess", SimpleNamespace(Popen=fork_worker, DEVNULL=subprocess.DEVNULL)
+    )
 
 
 @pytest.fixture

@@ -33,6 +33,10 @@ _PF_EXITING = 4  # of Linux's flags of a process
 
 def is_ending(pid: int) -> bool:
     """Whether a process is giving back its memory and its locks: it runs no code any more, but is not gone either."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        num_threads = len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return False
     fields = stat[stat.rindex(")") + 2 :].split()
-    return fields[0] not in "ZX" and bool(int(fields[6]) & _PF_EXITING)
+    return (fields[0] not in "ZX" or num_threads > 1) and bool(int(fields[6]) & _PF_EXITING)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from pages import SAMPLE, do_all
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -48,15 +49,13 @@ def files() -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Project:
     """The sweep, launched for one epoch."""
     project = Project(tmp_path_factory.mktemp("project"))
     for folder in ("networks", "sweeps"):
         shutil.copytree(ROOT / folder, project.root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     put(project.root / "data" / "cifar-10-batches-py", files())
-    with project.started("launch", "cifar10", "--epochs", "1", "--workers", "0") as process:
-        said = project.said(process, 240)
-    assert said.status == 0, said.err
+    do_all(project.root, SAMPLE, [["launch", "cifar10", "--epochs", "1", "--workers", "0"]])
     return project
 
 

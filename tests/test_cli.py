@@ -314,7 +314,7 @@ def test_the_version_and_the_help_are_there(command):
 @pytest.mark.slow
 def test_python_dash_m_is_the_command(project):
     project.sweep()
-    said = project.process("launch", "tiny", "--no-tensorboard", "--only", "1")
+    said = project.process("launch", "tiny", "--no-tensorboard", "--only", "1", "--workers", "0")
     assert (said.status, said.err) == (0, "")
     assert "completed" in said.out
     said = project.process("results", "nothing")

@@ -5,9 +5,11 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pages import do_all, make_small_sample
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,21 +27,36 @@ def shell_lines(kind: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_every_block_runs_in_a_new_project(tmp_path: Path) -> None:
-    init, *commands = shell_lines("sh")
-    runmanager = [sys.executable, "-m", "runmanager"]
-    run([*runmanager, *shlex.split(init)[1:]], tmp_path)
+@pytest.mark.usefixtures("one_thread")
+def test_every_block_runs_in_a_new_project(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The first launch is a process with workers of its own, as it is shown; `my_function` has the workers that it asks for."""
+    init, *commands = [shlex.split(line)[1:] for line in shell_lines("sh")]
+    sample = make_small_sample(tmp_path / "sample")
+    do_all(tmp_path, sample, [init])
     project = tmp_path / "my_project"
     for kind, code in BLOCKS:
         if kind.startswith("python sweeps/"):
             (project / kind.removeprefix("python ")).write_text(code)
-    for kind, code in BLOCKS:
-        if kind == "python":
-            run([sys.executable, "-c", code], project)
-    for command in commands:
-        run([*runmanager, *shlex.split(command)[1:]], project)
+    do_all(project, sample, [as_program(code) for kind, code in BLOCKS if kind == "python"])
+    (first,) = [command for command in commands if "--only" in command]
+    run([sys.executable, "-m", "runmanager", *first], project)
+    do_all(project, sample, commands)
     (after,) = [code for kind, code in BLOCKS if kind == "python after"]
-    assert re.search(r"0\.010? +0\.\d+", run([sys.executable, "-c", after], project))
+    capfd.readouterr()
+    do_all(project, sample, [as_program(after)])
+    assert re.search(r"0\.010? +0\.\d+", capfd.readouterr().out)
+
+
+def as_program(code: str) -> Callable[[], None]:
+    """Does what `python -c` would."""
+
+    def do() -> None:
+        sys.path.insert(0, "")
+        exec(compile(code, "<README>", "exec"), {"__name__": "__main__"})
+        sys.path.remove("")
+        sys.stdout.flush()
+
+    return do
 
 
 def test_the_picture_and_the_links_are_there() -> None:

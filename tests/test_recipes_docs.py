@@ -1,16 +1,13 @@
 """What the recipes' pages show is true: their sweeps launch, their commands run, their links lead somewhere."""
 
-import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from pages import SAMPLE, do_all, make_small_sample
 
 ROOT = Path(__file__).parents[1]
 INDEX = ROOT / "docs" / "recipes.md"
@@ -37,42 +34,26 @@ def commands_of(page: Path) -> list[list[str]]:
     return commands
 
 
-RUN_ALL = """
-import json, sys
-from runmanager.cli import app
-for command in json.loads(sys.argv[1]):
-    status = app.main(command, prog_name="runmanager", standalone_mode=False)
-    if status:
-        sys.exit(f"{command}: exit status {status}")
-"""
-"""One process for the commands of a page, since each would take seconds to import torch."""
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_small_sample(tmp_path_factory.mktemp("sample"))
 
 
 @EVERY_PAGE
-def test_the_sweeps_and_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_the_sweeps_and_commands_of_a_page_run(page: Path, sample: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "networks", tmp_path / "networks", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "sweeps").mkdir()
     commands = commands_of(page)
     for _, file, code in (command for command in commands if command[0] == "write"):
         (tmp_path / file).write_text(code)
-    run(tmp_path, [command for command in commands if command[0] != "write"])
+    read = SAMPLE if page.stem == "devices" else sample  # the other processes of a run read the whole sample
+    do_all(tmp_path, read, [command for command in commands if command[0] != "write"])
     launched = [command[1] for command in commands if command[0] == "launch"]
     assert launched, f"{page.name} has no sweep: a python block whose first line is # sweeps/<name>.py"
     for sweep in launched:
         table = pd.read_csv(tmp_path / "results" / f"{sweep}.runs.csv")
         assert set(table["status"]) <= {"completed", "stopped"}, sweep
-
-
-def run(project: Path, commands: list[list[str]]) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", RUN_ALL, json.dumps(commands)],
-        cwd=project,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, f"{commands}\n{result.stdout}\n{result.stderr}"
 
 
 @EVERY_PAGE

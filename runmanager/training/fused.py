@@ -20,7 +20,7 @@ from runmanager.training.stacked_gradients import StackedGradients
 from runmanager.training.stacked_losses import OneByOne, stacked_loss
 from runmanager.training.stacked_mixing import StackedMixing
 from runmanager.training.stacked_optimizers import stacked
-from runmanager.training.steppers import Outcome
+from runmanager.training.steppers import Outcome, joined
 
 if TYPE_CHECKING:
     from runmanager.training.recipes.scheduling import Schedule
@@ -137,8 +137,9 @@ class FusedStepper:
             loss = outcome.loss * share
             self._stack.take_grads(loss, adds=bool(found))
             found.append(Outcome(loss.detach(), outcome.preds.detach(), outcome.targets))
-        losses, preds, own = zip(*found, strict=True)
-        return Outcome(torch.stack(losses).sum(0), torch.cat(preds, 1), torch.cat(own, 1))
+        losses, preds, each = zip(*found, strict=True)
+        own = torch.cat(each, 1)
+        return Outcome(torch.stack(losses).sum(0), joined(preds, own.shape[1], 1), own)
 
     def evaluate(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """See `Stepper`."""

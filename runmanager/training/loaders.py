@@ -1,6 +1,8 @@
 """The batches of a run or of a group: taken from resident data by index, or read by a DataLoader where that has to be."""
 
 import ctypes
+import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -305,6 +307,9 @@ def _begin_loading(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, ctypes.c_ulong(signal.SIGKILL))
+        parent = multiprocessing.parent_process()
+        if parent is not None and multiprocessing.get_start_method() == "fork" and os.getppid() != parent.pid:
+            os._exit(1)  # it was dead already, and nobody would ever ask for a batch
 
 
 __all__ = ["Batch", "Batches", "LoadedBatches", "NotResident", "ResidentBatches", "ResidentSplits", "resident_splits"]

@@ -39,6 +39,12 @@ def valued(loss: Loss, preds: Tensor, targets: Tensor) -> Tensor:
         raise DataError(fault) from None
 
 
+def joined(pieces: Sequence[Tensor], num_samples: int, dim: int = 0) -> Tensor:
+    """The predictions of a batch from those of its pieces; the last piece's where that dimension is not that of the samples."""
+    has_samples = pieces[0].ndim > dim and sum(one.shape[dim] for one in pieces) == num_samples
+    return torch.cat(tuple(pieces), dim) if has_samples else pieces[-1]
+
+
 class Outcome(NamedTuple):
     """What comes of a batch, still on the device. For K = 1 the shapes have no K."""
 
@@ -114,7 +120,8 @@ class SingleStepper:
         if len(pieces) == 1:
             loss, preds = pieces[0]
         else:
-            loss, preds = torch.stack([loss for loss, _ in pieces]).sum(), torch.cat([preds for _, preds in pieces])
+            losses, each = zip(*pieces, strict=True)
+            loss, preds = torch.stack(losses).sum(), joined(each, len(targets))
         return Outcome(loss, preds, targets if mixing is None else mixing.hard(targets))
 
     def _pieces(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[Tensor, Tensor, float]]:

@@ -31,15 +31,15 @@ EXACT = pytest.mark.parametrize(
     "name", [one for one, case in zip(NAMES, CASES.values(), strict=True) if case.plain is not None]
 )
 EVERY = pytest.mark.parametrize("name", NAMES)
-FIRST = {module: next(name for name in CASES if MODULE_OF[name] == module) for module in MODULES}
-ONE_OF_EACH_ROW = pytest.mark.parametrize(
-    "name",
-    [
-        name if name in FIRST.values() and not case.is_slow else pytest.param(name, marks=pytest.mark.long)
-        for name, case in CASES.items()
-    ],
+IN_WORKERS = {
+    next(name for name in CASES if MODULE_OF[name] == module)
+    for module in ("data", "determinism", "metrics", "transfer")
+}
+SOME = pytest.mark.parametrize(
+    "name", [name if name in IN_WORKERS else pytest.param(name, marks=pytest.mark.long) for name in CASES]
 )
-"""Worker processes take some seconds to start, so the others run in the long loop."""
+"""What reads files or changes what a whole process does; worker processes take some seconds to start, so the others run in the
+long loop, and always in processes of their own that are killed."""
 Trained = Callable[[str], Path]
 
 
@@ -110,7 +110,7 @@ def test_losses_and_weights_are_to_the_last_bit_those_of_a_plain_loop(name: str,
         assert all(torch.equal(weights[key], value) for key, value in plain.network.state_dict().items())
 
 
-@ONE_OF_EACH_ROW
+@SOME
 def test_worker_processes_leave_the_same(name: str, here: Trained, tmp_path: Path) -> None:
     project = made(tmp_path, name)
     launch(project / "sweeps" / "recipe.py", workers=2, quiet=True, tensorboard=False, fuse="off")

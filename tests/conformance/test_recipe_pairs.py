@@ -72,7 +72,7 @@ def network() -> nn.Module:
 
 
 def covering(factors: dict[str, list[Any]], seed: int) -> list[dict[str, Any]]:
-    """Rows of values, so that each pair of values of two factors is in a row: of some random rows, the one with the most new."""
+    """Rows of values, so that each pair of values of two factors is in a row: of some rows, the one with the most new pairs."""
     draws, names = random.Random(seed), list(factors)
     left = {
         ((one, i), (other, j))
@@ -82,15 +82,30 @@ def covering(factors: dict[str, list[Any]], seed: int) -> list[dict[str, Any]]:
     rows = []
     while left:
         wanted = draws.choice(sorted(left))
-        best = max((_drawn(factors, draws, dict(wanted)) for _ in range(30)), key=lambda row: len(left & _pairs(row)))
+        best = max(
+            (_drawn(factors, draws, dict(wanted), left) for _ in range(5)), key=lambda row: len(left & _pairs(row))
+        )
         left -= {wanted, *_pairs(best)}  # what does not go together is in no row
         rows.append({name: factors[name][place] for name, place in best.items() if factors[name][place] is not None})
     return rows
 
 
-def _drawn(factors: dict[str, list[Any]], draws: random.Random, wanted: dict[str, int]) -> dict[str, int]:
-    """A random row with the wanted pair, and without what is refused; that it is has tests of its own."""
-    row = {name: wanted.get(name, draws.randrange(len(values))) for name, values in factors.items()}
+def _drawn(
+    factors: dict[str, list[Any]], draws: random.Random, wanted: dict[str, int], left: set[Any]
+) -> dict[str, int]:
+    """A row with the wanted pair, and without what is refused, which has tests of its own. Factor after factor, in a random
+    order, takes the value that makes the most new pairs."""
+    row, names = dict(wanted), list(factors)
+    for name in draws.sample(names, len(names)):
+        if name not in row:
+            values = draws.sample(range(len(factors[name])), len(factors[name]))
+            row[name] = max(
+                values,
+                key=lambda value, name=name: sum(
+                    tuple(sorted(((name, value), one), key=lambda pair: names.index(pair[0]))) in left
+                    for one in row.items()
+                ),
+            )
     one_cycle = FUSED["scheduler"].index("one_cycle")
     for one, other, wrong, right in (
         ("warmup", "scheduler", one_cycle, 1),
@@ -100,7 +115,7 @@ def _drawn(factors: dict[str, list[Any]], draws: random.Random, wanted: dict[str
     ):
         if row.get(one) and row[other] == wrong:
             row.update({one: 0} if other in wanted else {other: right})
-    return row
+    return {name: row[name] for name in names}
 
 
 def _pairs(row: dict[str, int]) -> set[Any]:

@@ -294,12 +294,12 @@ def left_behind(toy: Toy) -> list[str]:
 def kill_after(process: "subprocess.Popen[str]", seconds: float) -> Ended | None:
     """Kills a launch with SIGKILL at that moment; how it ended where it was quicker, else None."""
     try:
-        out, _ = process.communicate(timeout=seconds)
+        out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
         return None
-    return Ended(process.returncode, out)
+    return Ended(process.returncode, out + (err or ""))
 
 
 @contextmanager

@@ -63,12 +63,17 @@ def rows(project):
     return rows
 
 
+_reached = []
+
+
 @pytest.fixture
 def in_order(project, write, rows):
-    """What the runs reach one after another in this process; no two alike."""
-    write("in_order")
-    project.launch("in_order")
-    found = rows("in_order")
+    """What the runs reach one after another in this process; no two alike. They are trained once for all tests."""
+    if not _reached:
+        write("in_order")
+        project.launch("in_order")
+        _reached.append(rows("in_order"))
+    (found,) = _reached
     assert len({str(found[run]) for run in found}) == len(found) == 4
     assert all(len(run) == NUM_EPOCHS for run in found.values())
     return found
@@ -122,12 +127,10 @@ def test_after_a_user_has_seeded_every_generator(project, write, rows, in_order)
     assert rows("seeded") == in_order
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_in_worker_processes(workers, project, write, rows, in_order):
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
+def test_in_worker_processes(workers, project, write, rows, in_order, forked_workers):
     write("workers")
-    said = project.process("launch", "workers", "--workers", workers, "--no-tensorboard")
-    assert said.status == 0, said.err
+    project.launch("workers", workers=workers)
     assert rows("workers") == in_order
     pids = {run.owner["pid"] for run in project.history("workers").runs}
-    assert len(pids) <= int(workers)
+    assert len(pids) <= workers

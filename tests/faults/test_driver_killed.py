@@ -1,9 +1,13 @@
 """The driver killed with SIGKILL at random moments, and the same command given again until the sweep is done."""
 
+import os
 import random
 import time
+from contextlib import contextmanager
 
 import pytest
+import torch  # noqa: F401 (so that the forks have it)
+from forked import fork_command
 from killer import (
     TRAINED,
     Toy,
@@ -67,13 +71,28 @@ def seconds_of(toy, launch):
     return time.monotonic() - began
 
 
+@contextmanager
+def launched(toy, workers):
+    """A launch in a fork of this process."""
+    words = toy.command("--workers", str(workers))
+    process = fork_command(words[words.index("launch") :], toy.root, {**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        yield process
+    finally:
+        process.close()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("num_kills", [30, pytest.param(300, marks=pytest.mark.long)])
+@pytest.mark.parametrize("num_kills", [20, pytest.param(300, marks=pytest.mark.long)])
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.long), 2])
 def test_a_driver_killed_at_random_moments_loses_nothing(tmp_path, zygote, workers, num_kills):
     toy = Toy.make(tmp_path / "project", num_runs=6, num_epochs=4, seconds=0.012)
     wanted = reference(toy, zygote)
-    launch = lambda seconds: kill_after(toy.process("--workers", str(workers)), seconds)  # noqa: E731
+
+    def launch(seconds):
+        with launched(toy, workers) as process:
+            return kill_after(process, seconds)
+
     killing = Killing(toy, wanted, launch)
     with timed(f"{num_kills} kills with {workers} workers"):
         faults = killing.go_on(num_kills, seconds_of(toy, launch))
@@ -112,7 +131,7 @@ class KillingTrainers(Killing):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_kills", [20, pytest.param(300, marks=pytest.mark.long)])
+@pytest.mark.parametrize("num_kills", [12, pytest.param(300, marks=pytest.mark.long)])
 def test_a_trainer_killed_at_random_moments_loses_only_the_epoch_under_way(tmp_path, torch_zygote, num_kills):
     toy = Toy.make(tmp_path / "project", num_runs=2, num_epochs=6, text=TRAINED)
 
@@ -134,15 +153,18 @@ def num_epochs_recorded(toy):
 
 def killed_soon_after_another_epoch(toy, seconds):
     """Launches in workers, and kills the driver some time after the next epoch."""
-    before, process = num_epochs_recorded(toy), toy.process("--workers", "2")
-    while num_epochs_recorded(toy) == before and process.poll() is None:
-        time.sleep(0.002)
-    return kill_after(process, seconds)
+    before = num_epochs_recorded(toy)
+    with launched(toy, 2) as process:
+        while num_epochs_recorded(toy) == before and process.poll() is None:
+            time.sleep(0.002)
+        return kill_after(process, seconds)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_kills", [2, pytest.param(60, marks=pytest.mark.long)])
-def test_workers_of_a_killed_driver_leave_runs_that_go_on_after_their_last_epoch(tmp_path, torch_zygote, num_kills):
+def test_workers_of_a_killed_driver_leave_runs_that_go_on_after_their_last_epoch(
+    tmp_path, torch_zygote, num_kills, forked_workers
+):
     toy = Toy.make(tmp_path / "project", num_runs=3, num_epochs=30, text=TRAINED)
 
     def launch(seconds):

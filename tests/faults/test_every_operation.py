@@ -23,14 +23,13 @@ def what_is_wrong(toy, wanted, launch):
     return [*faults, *([f"trained again: {again}"] if again else []), *once_each(toy)]
 
 
-def killed_everywhere(toy, zygote, wanted, kind):
-    """Kills at every operation, or within every write; returns what was wrong, and how often it was killed."""
+def killed_everywhere(toy, zygote, wanted, kind, step):
+    """Kills at every so many operations, or within as many writes; returns what was wrong, and how often it was killed."""
     toy.reset()
     operations = zygote.launch(toy).operations
     faults, num_kills = [], 0
-    for number, name in enumerate(operations, start=1):
-        if kind == "half" and not name.startswith("write"):
-            continue
+    points = [point for point in enumerate(operations, start=1) if kind == "kill" or point[1].startswith("write")]
+    for number, name in points[::step]:
         toy.reset()
         ended = zygote.launch(toy, kind=kind, at=number)
         num_kills += ended.status == -9
@@ -40,13 +39,16 @@ def killed_everywhere(toy, zygote, wanted, kind):
     return faults, num_kills
 
 
-@pytest.mark.parametrize(("kind", "least"), [("kill", 90), ("half", 45)])
+EVERY = [pytest.param("kill", 1, marks=pytest.mark.long), pytest.param("half", 1, marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize(("kind", "step"), [("kill", 3), ("half", 4), *EVERY])
 @pytest.mark.slow
-def test_a_launch_killed_at_any_operation_is_completed_by_the_same_command(toy, zygote, kind, least):
+def test_a_launch_killed_at_any_operation_is_completed_by_the_same_command(toy, zygote, kind, step):
     wanted = reference(toy, zygote)
-    with timed(f"{kind} at every operation"):
-        faults, num_kills = killed_everywhere(toy, zygote, wanted, kind)
-    assert num_kills > least
+    with timed(f"{kind} at every operation, or every {step}th"):
+        faults, num_kills = killed_everywhere(toy, zygote, wanted, kind, step)
+    assert num_kills * step > {"kill": 90, "half": 45}[kind]
     assert faults == []
 
 
@@ -59,7 +61,7 @@ def killed_twice(toy, zygote, draw):
     return f"killed at {first} and then at {second}"
 
 
-@pytest.mark.parametrize("num_pairs", [25, pytest.param(600, marks=pytest.mark.long)])
+@pytest.mark.parametrize("num_pairs", [12, pytest.param(600, marks=pytest.mark.long)])
 def test_a_launch_that_goes_on_may_be_killed_as_well(toy, zygote, num_pairs):
     wanted, draw, faults = reference(toy, zygote), random.Random(3), []
     with timed(f"{num_pairs} launches killed twice"):
@@ -103,7 +105,7 @@ def killed_by_the_system(toy, zygote, wanted, call, step):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("call", "step"), [("write", 15), ("fsync", 2), ("rename", 4), ("mkdir", 3)])
+@pytest.mark.parametrize(("call", "step"), [("write", 31), ("fsync", 5), ("rename", 9), ("mkdir", 5)])
 def test_a_launch_killed_by_the_system_at_its_nth_call_is_completed_by_the_same_command(toy, zygote, call, step):
     straced_everywhere(toy, zygote, call, step)
 

@@ -1,7 +1,7 @@
 """Hostile names and values of parameters: they come back exactly as they were, or are refused when they are declared.
 
-5,000 are drawn by hypothesis, always the same ones. Every value becomes a run on disk and is read back in all the ways that
-there are.
+5,000 are drawn by hypothesis, always the same ones, or 2,000 unless RUNMANAGER_LONG=1 is set. Every value becomes a run on disk
+and is read back in all the ways that there are.
 """
 
 import csv
@@ -20,7 +20,7 @@ from runmanager.parameters import ParameterError, decode, encode, identity
 from runmanager.tracking.history import read_sweep
 from runmanager.tracking.run_dir import SweepDir
 
-NUM_VALUES, NUM_NAMES = 4_000, 1_000
+NUM_VALUES, NUM_NAMES = (4_000, 1_000) if os.environ.get("RUNMANAGER_LONG") == "1" else (1_500, 500)
 NUM_IN_SWEEP = 250
 WORDS = [
     "", " ", "  x", "x ", "\t", "\n", "\r", "\r\n", "a\nb", "a\rb", "\0", "a\0b", "\x1b[31m", "\x7f", "\x85", "\xa0", "/", "\\",

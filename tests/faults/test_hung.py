@@ -86,7 +86,8 @@ HANGS = [
 SILENT = {"deaf", "stopped"}  # they take no signal that would have them say where they are
 FINE = ["fine 1", "fine 2", "fine 3"]
 TIMEOUT = 1.5
-LATEST = 5.0  # seconds that a run may live beyond its deadline
+LATEST = 15.0  # seconds that a run may live beyond its deadline, on a busy machine
+EARLIEST = 0.5  # seconds that a busy machine may take from the run's begin to its function's
 
 
 class Deaths(threading.Thread):
@@ -135,12 +136,12 @@ _ended = []
 
 @pytest.fixture
 def ended(project):
-    """All hangs in one launch with five workers, made for the first test that asks and kept for the others."""
+    """All hangs at once in one launch, made for the first test that asks and kept for the others."""
     if not _ended:
         project.by_function(BODY, before=BEFORE, params=f"{{'hang': {HANGS + FINE}}}")
         with Deaths(project.root) as deaths:
             said = project.process(
-                "launch", "tiny", "--workers", "5", "--no-tensorboard", "--run-timeout", str(TIMEOUT)
+                "launch", "tiny", "--workers", str(len(HANGS)), "--no-tensorboard", "--run-timeout", str(TIMEOUT)
             )
         _ended.append((project, said, {run.params["hang"]: run for run in project.history().runs}, deaths.seconds))
     return _ended[0]
@@ -157,7 +158,7 @@ def test_a_hung_run_is_marked_timed_out_with_the_reason(ended, hang):
 @pytest.mark.parametrize("hang", HANGS)
 def test_a_hung_run_is_stopped_soon_after_its_deadline(ended, hang):
     _, _, runs, seconds = ended
-    assert TIMEOUT - 0.05 <= seconds[f"begun-{hang}"] <= TIMEOUT + LATEST
+    assert TIMEOUT - EARLIEST <= seconds[f"begun-{hang}"] <= TIMEOUT + LATEST
     assert TIMEOUT <= runs[hang].run_seconds <= TIMEOUT + LATEST
 
 
@@ -185,7 +186,7 @@ def test_the_runs_after_hung_ones_complete_in_their_slots(ended):
 
 def test_no_process_of_a_hung_run_is_left(ended):
     project, _, _, _ = ended
-    assert project.alive() == []
+    project.wait_for(lambda: not project.alive())  # the last ones may be giving back their memory
 
 
 EPOCHS = """\
@@ -213,7 +214,7 @@ def test_a_run_that_hangs_in_its_second_epoch_keeps_the_first_and_one_of_many_ep
     for run in runs[:2]:
         assert "epoch 2 took longer than 1.5" in run.error and "--epoch-timeout" in run.error
         assert f"in {run.params['hang']}" in log_of(project, run)
-        assert TIMEOUT - 0.15 <= deaths.seconds[f"begun-{run.params['hang']}"] <= TIMEOUT + LATEST
+        assert TIMEOUT - EARLIEST <= deaths.seconds[f"begun-{run.params['hang']}"] <= TIMEOUT + LATEST
         assert 0.4 + TIMEOUT <= run.run_seconds <= 0.4 + TIMEOUT + LATEST
 
 

@@ -105,7 +105,7 @@ def mutants(data, number):
             yield mutate, mutant
 
 
-@pytest.mark.parametrize("number", [2000, pytest.param(100_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("number", [1000, pytest.param(100_000, marks=pytest.mark.long)])
 def test_no_mutant_of_a_journal_crashes_a_reader_or_passes_unseen_or_hides_another_run(done, number):
     toy, _ = done
     run_dir = next(run_dir for run_dir in toy.sweep_dir.runs() if run_dir.number == 2)
@@ -138,7 +138,7 @@ def test_what_is_appended_to_a_mutant_is_there_afterwards(done):
     toy, _ = done
     path = toy.root / "journal.jsonl"
     whole = next(iter(toy.sweep_dir.runs())).path / "journal.jsonl"
-    for mutate, mutant in mutants(whole.read_bytes(), 400):
+    for mutate, mutant in mutants(whole.read_bytes(), 200):
         path.write_bytes(mutant)
         kept = read_journal(path).records
         for value in (1.0, 2.0, 3.0):
@@ -152,7 +152,7 @@ def test_what_is_appended_to_a_mutant_is_there_afterwards(done):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [40, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("number", [20, pytest.param(1000, marks=pytest.mark.long)])
 def test_a_sweep_with_a_mutant_can_be_launched_again(done, zygote, tmp_path, number):
     toy, wanted = done
     saved, faults = Path(shutil.copytree(toy.root, tmp_path / "saved")), []

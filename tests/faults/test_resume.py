@@ -1,9 +1,11 @@
 """A run that is stopped and taken up again reaches the numbers of one that never was, to the last bit."""
 
 import copy
+import functools
 import os
 import random
 import select
+import shutil
 import signal
 from pathlib import Path
 from typing import ClassVar
@@ -170,16 +172,23 @@ def train_and_interrupt(folder: Path, num_batches: int, **parts) -> None:
 
 
 def train_and_kill(folder: Path, num_batches: int, **parts) -> None:
-    """One attempt in a process of its own, which is killed in its n-th batch; its loader's processes die with it."""
+    """One attempt in a process of its own, which is killed in its n-th batch, and with it its loader's processes.
+
+    One of these that has just begun would not notice, and live for ever.
+    """
     alive, held = os.pipe()  # each process of the attempt holds one end open as long as it lives
 
     def die(done):
         if done == num_batches:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.killpg(os.getpid(), signal.SIGKILL)
 
-    assert in_child(lambda: train(folder, die, **parts)) == -signal.SIGKILL
+    def train_in_a_group():
+        os.setpgid(0, 0)
+        train(folder, die, **parts)
+
+    assert in_child(train_in_a_group) == -signal.SIGKILL
     os.close(held)
-    assert select.select([alive], [], [], 10)[0], "a process of the loader is still there"
+    assert select.select([alive], [], [], 60)[0], "a process of the loader is still there"
     os.close(alive)
 
 
@@ -200,48 +209,69 @@ def interrupt_in_every_epoch(folder: Path, attempt, **parts) -> None:
     train(folder, **parts)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What a run reaches that nothing disturbs; it is trained once for all tests."""
+
+    @functools.cache
+    def trained(num_workers, device):
+        folder = tmp_path_factory.mktemp("whole")
+        train(folder, num_workers=num_workers, device=device)
+        return reached(folder)
+
+    return lambda num_workers=0, device="cpu": trained(num_workers, device)
+
+
+@pytest.fixture(scope="module")
+def all_interrupted(tmp_path_factory, one_thread):
+    folder = tmp_path_factory.mktemp("interrupted")
+    train_and_interrupt(folder, 3 * NUM_BATCHES + 1)
+    return folder
+
+
+@pytest.fixture
+def interrupted(all_interrupted, tmp_path):
+    """A folder whose run was interrupted in its fourth epoch."""
+    return Path(shutil.copytree(all_interrupted, tmp_path / "parts"))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_run_that_is_interrupted_in_every_epoch_is_bit_equal(num_workers, device, tmp_path):
+def test_a_run_that_is_interrupted_in_every_epoch_is_bit_equal(num_workers, device, whole, tmp_path):
     parts = {"num_workers": num_workers, "device": device}
-    train(tmp_path / "whole", **parts)
-    rows, _ = reached(tmp_path / "whole")
+    rows, _ = whole(num_workers, device)
     assert [row[0] for row in rows] == list(range(1, NUM_EPOCHS + 1))
     assert len({row[1] for row in rows}) == NUM_EPOCHS
-    interrupt_in_every_epoch(tmp_path / "parts", train_and_interrupt, **parts)
-    assert reached(tmp_path / "parts") == reached(tmp_path / "whole")
+    interrupt_in_every_epoch(tmp_path, train_and_interrupt, **parts)
+    assert reached(tmp_path) == whole(num_workers, device)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork of this process")
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_run_that_is_killed_in_every_epoch_is_bit_equal(num_workers, tmp_path):
-    train(tmp_path / "whole", num_workers=num_workers)
-    interrupt_in_every_epoch(tmp_path / "parts", train_and_kill, num_workers=num_workers)
-    assert reached(tmp_path / "parts") == reached(tmp_path / "whole")
+def test_a_run_that_is_killed_in_every_epoch_is_bit_equal(num_workers, whole, tmp_path):
+    interrupt_in_every_epoch(tmp_path, train_and_kill, num_workers=num_workers)
+    assert reached(tmp_path) == whole(num_workers)
 
 
-def test_tensorboard_in_some_attempts_changes_nothing(tmp_path):
-    train(tmp_path / "whole")
-    train_and_interrupt(tmp_path / "parts", NUM_BATCHES + 2, tensorboard=True)
-    train_and_interrupt(tmp_path / "parts", 2 * NUM_BATCHES + 1)
-    train(tmp_path / "parts", tensorboard=True)
-    assert reached(tmp_path / "parts") == reached(tmp_path / "whole")
+def test_tensorboard_in_some_attempts_changes_nothing(whole, tmp_path):
+    train_and_interrupt(tmp_path, NUM_BATCHES + 2, tensorboard=True)
+    train_and_interrupt(tmp_path, 2 * NUM_BATCHES + 1)
+    train(tmp_path, tensorboard=True)
+    assert reached(tmp_path) == whole()
 
 
-def test_states_saved_every_third_epoch_are_enough(tmp_path):
-    train(tmp_path / "whole")
+def test_states_saved_every_third_epoch_are_enough(whole, tmp_path):
     for num_batches in (4 * NUM_BATCHES, 2 * NUM_BATCHES, 3 * NUM_BATCHES):
-        train_and_interrupt(tmp_path / "parts", num_batches, checkpoint_every=3)
-    train(tmp_path / "parts", checkpoint_every=3)
-    assert reached(tmp_path / "parts") == reached(tmp_path / "whole")
+        train_and_interrupt(tmp_path, num_batches, checkpoint_every=3)
+    train(tmp_path, checkpoint_every=3)
+    assert reached(tmp_path) == whole()
 
 
-def test_a_run_that_was_stopped_after_its_last_epoch_has_nothing_left_to_train(tmp_path):
-    train(tmp_path / "whole")
+def test_a_run_that_was_stopped_after_its_last_epoch_has_nothing_left_to_train(whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "parts", at_the_end=stop_now)
-    train(tmp_path / "parts", stop_now)
-    assert reached(tmp_path / "parts") == reached(tmp_path / "whole")
+        train(tmp_path, at_the_end=stop_now)
+    train(tmp_path, stop_now)
+    assert reached(tmp_path) == whole()
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.__name__)
@@ -291,7 +321,7 @@ def test_these_are_all_the_fields_of_a_state(tmp_path):
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_without_any_one_field_it_is_not_bit_equal(field, tmp_path, monkeypatch):
+def test_without_any_one_field_it_is_not_bit_equal(field, whole, interrupted, monkeypatch):
     """The field is left at what a run has that was just built, as if it had not been saved."""
     restore = TrainingState.restore
 
@@ -307,28 +337,24 @@ def test_without_any_one_field_it_is_not_bit_equal(field, tmp_path, monkeypatch)
             del saved[name]
         restore(self, copy.deepcopy(saved))
 
-    train(tmp_path / "whole")
-    train_and_interrupt(tmp_path / "parts", 3 * NUM_BATCHES + 1)
     monkeypatch.setattr(TrainingState, "restore", restore_but_one)
-    train(tmp_path / "parts")
-    (rows, weights), (whole_rows, whole_weights) = reached(tmp_path / "parts"), reached(tmp_path / "whole")
+    train(interrupted)
+    (rows, weights), (whole_rows, whole_weights) = reached(interrupted), whole()
     assert rows[:3] == whole_rows[:3]
     assert rows[3:] != whole_rows[3:]
     assert weights != whole_weights
 
 
 @pytest.mark.parametrize("name", GLOBAL_GENERATORS)
-def test_without_any_one_of_the_global_generators_it_is_not_bit_equal(name, tmp_path, monkeypatch):
+def test_without_any_one_of_the_global_generators_it_is_not_bit_equal(name, whole, interrupted, monkeypatch):
     put_back = checkpoint.put_back
 
     def put_back_but_one(states):
         put_back({**states, name: checkpoint.generators()[name]})
 
-    train(tmp_path / "whole")
-    train_and_interrupt(tmp_path / "parts", 3 * NUM_BATCHES + 1)
     monkeypatch.setattr(checkpoint, "put_back", put_back_but_one)
-    train(tmp_path / "parts")
-    (rows, weights), (whole_rows, whole_weights) = reached(tmp_path / "parts"), reached(tmp_path / "whole")
+    train(interrupted)
+    (rows, weights), (whole_rows, whole_weights) = reached(interrupted), whole()
     assert rows[:3] == whole_rows[:3]
     assert rows[3:] != whole_rows[3:]
     assert weights != whole_weights

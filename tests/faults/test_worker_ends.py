@@ -95,10 +95,15 @@ STACKS = {
 }
 
 
+def launched(project, *options, workers="2"):
+    with project.forked("launch", "tiny", "--workers", workers, "--no-tensorboard", *options) as process:
+        return project.said(process)
+
+
 def ends(project, names, *options, workers="2"):
     """Launches the sweep whose runs end like these; returns what was said, and the runs by how they were to end."""
     project.by_function(BODY, before=BEFORE, params=PARAMS % (list(names),), sweep="objective='score', mode='max'")
-    said = project.process("launch", "tiny", "--workers", workers, "--no-tensorboard", *options)
+    said = launched(project, *options, workers=workers)
     return said, {run.params["end"]: run for run in project.history().runs}
 
 
@@ -177,11 +182,11 @@ def test_the_tables_have_every_run_and_its_status(ended):
 
 def test_a_second_launch_leaves_failures_alone_and_a_retry_trains_them_alone(ended):
     project, _, _ = ended
-    again = project.process("launch", "tiny", "--workers", "2", "--no-tensorboard", "--quiet")
+    again = launched(project, "--quiet")
     assert again.status == 0
     runs = project.history().runs
     assert {run.attempts for run in runs} == {1}
-    retried = project.process("launch", "tiny", "--workers", "2", "--no-tensorboard", "-q", "--retry-status", "killed")
+    retried = launched(project, "-q", "--retry-status", "killed")
     assert retried.status == 1
     runs = project.history().runs
     told = retried.out + retried.err
@@ -210,7 +215,7 @@ def test_a_run_that_dies_once_completes_when_it_is_retried(project):
         before="import os\nfrom pathlib import Path",
         params="{'k': [1, 2, 3]}",
     )
-    said = project.process("launch", "tiny", "--workers", "2", "--no-tensorboard", "-q", "--retries", "1")
+    said = launched(project, "-q", "--retries", "1")
     runs = project.history().runs
     assert [(run.status, run.attempts, run.metrics) for run in runs] == [("completed", 2, {"x": k}) for k in (1, 2, 3)]
     assert said.status == 0
@@ -227,9 +232,7 @@ def test_a_run_that_dies_once_completes_when_it_is_retried(project):
 def test_a_sweep_stops_after_so_many_failures_that_are_alike(project, names, num_failures):
     before = BEFORE + "signal.__dict__['SIGSEGV again'] = signal.SIGSEGV\n"
     project.by_function(BODY, before=before, params=PARAMS % (names,))
-    said = project.process(
-        "launch", "tiny", "--workers", "1", "--no-tensorboard", "-q", "--on-error", "stop-after=2-same"
-    )
+    said = launched(project, "-q", "--on-error", "stop-after=2-same", workers="1")
     runs = {run.params["end"]: run for run in project.history().runs}
     assert said.status == 1
     assert sum(run.status in ("killed", "failed") for run in runs.values()) == num_failures
@@ -241,6 +244,6 @@ def test_two_failures_with_long_texts_from_different_places_are_not_alike(projec
         "if run.k == 1:\n    raise ValueError('x' * 1_000_000)\nif run.k == 2:\n    raise ValueError('y' * 1_000_000)",
         params="{'k': [1, 2, 3]}",
     )
-    project.process("launch", "tiny", "--workers", "1", "--no-tensorboard", "-q", "--on-error", "stop-after=2-same")
+    launched(project, "-q", "--on-error", "stop-after=2-same", workers="1")
     runs = project.history().runs
     assert [run.status for run in runs] == ["failed", "failed", "completed"]

@@ -36,7 +36,6 @@ class Odd(nn.CrossEntropyLoss):
 FOUR = "lr=[0.1, 0.2, 0.3, 0.4]"
 NETWORK = "lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2))"
 RATES = "(0.2,)"
-ALL_RATES = "(0.1, 0.2, 0.3, 0.4)"
 
 
 def write(project, does="pass", *, name="tiny", rates=RATES, in_training=True, more="", **parts):
@@ -44,6 +43,24 @@ def write(project, does="pass", *, name="tiny", rates=RATES, in_training=True, m
     before = ODD.replace("DOES", does).replace("ODD_RATES", rates).replace("IN_TRAINING", str(in_training))
     given = {"params": FOUR, "batch_size": "10", "epochs": "3", "network": NETWORK, "loss": "lambda run: Odd(run)"}
     return project.sweep(name=name, before=before.replace("NAME", name) + more, **{**given, **parts})
+
+
+_whole = {}
+
+
+def whole(project, **parts):
+    """What is measured of each run of the sweep that nothing befalls; all tests share what the first of them trains."""
+    if str(parts) not in _whole:
+        write(project, name="whole", **parts)
+        project.launch("whole", fuse=4)
+        _whole[str(parts)] = measured(project, "whole")
+    return _whole[str(parts)]
+
+
+def measured(project, name="tiny"):
+    """All that an epoch measures, by the runs' numbers."""
+    runs = project.history(name).runs
+    return {run.number: [(row.loss, row.accuracy, row.metrics) for row in run.rows] for run in runs}
 
 
 def mend(project):

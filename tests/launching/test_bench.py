@@ -1,19 +1,24 @@
 """`runmanager bench`: what it prints, what it falls back to, and that it leaves nothing behind."""
 
 import json
-import os
+import runpy
 import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from forked import Forked
 
 from runmanager.launching.bench import bench
 from runmanager.launching.benchmarks import rows
-from runmanager.launching.benchmarks.arms import launched, looped
+from runmanager.launching.benchmarks.arms import Done, largest_difference, launched, looped
 from runmanager.launching.benchmarks.lines import Line, Target
 from runmanager.launching.benchmarks.probe import FULL, SAMPLE, look
 from runmanager.launching.benchmarks.processes import ArmError
 from runmanager.launching.benchmarks.projects import FAMILIES, SweepFile, Workplace
-from runmanager.launching.benchmarks.rows import ROWS, Row, interleaved
+from runmanager.launching.benchmarks.rows import ROWS, Row, Setting, interleaved
 
 SMALL = SweepFile("lr=[0.1, 0.01]", epochs=1, samples=40, network="families.mlp", settings="batch_size=20")
 
@@ -24,8 +29,31 @@ def place(project):
 
 
 @pytest.fixture
+def forked_sides(monkeypatch):
+    """The processes of a bench are forks of this one, with torch imported."""
+
+    def start(words, *, cwd, env, stdout, **_):
+        def work():
+            sys.argv[:] = words[2:]
+            runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+
+        return Forked(work, cwd, env, stdout.fileno(), stdout.fileno())
+
+    monkeypatch.setattr(
+        "runmanager.launching.benchmarks.processes.subprocess",
+        SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL),
+    )
+
+
+@pytest.fixture
 def with_rows(monkeypatch):
-    """Puts other rows into the table."""
+    """Puts other rows into the table, and has this process look at the machine."""
+
+    def look_here(words, folder):
+        (folder / "output.txt").write_text(json.dumps(look(Path(words[-2]), words[-1])))
+
+    monkeypatch.setattr("runmanager.launching.benchmarks.probe.step_seconds", lambda *arguments: 0.01)
+    monkeypatch.setattr("runmanager.launching.bench.run", look_here)
 
     def put(**measures):
         monkeypatch.setattr(rows, "ROWS", [Row(name, name, 1, 1, measure) for name, measure in measures.items()])
@@ -106,8 +134,9 @@ def test_without_the_full_set_the_sample_is_taken(project, tmp_path, monkeypatch
     assert "ships" in found["source"]
 
 
+@pytest.mark.usefixtures("forked_sides")
 def test_the_two_sides_reach_the_same_losses_and_leave_nothing(place, project):
-    ours, loop = launched(place, SMALL, fuse="off"), looped(place, SMALL)
+    ours, loop = launched(place, SMALL, fuse="off", workers=0), looped(place, SMALL)
     assert ours.losses == loop.losses
     assert ours.val_losses == loop.val_losses
     assert len(ours.losses) == 2
@@ -115,10 +144,18 @@ def test_the_two_sides_reach_the_same_losses_and_leave_nothing(place, project):
     assert sorted(path.name for path in project.root.iterdir()) == ["sweeps"]
 
 
+@pytest.mark.usefixtures("forked_sides")
+def test_a_side_that_trains_its_runs_together_says_so_and_reaches_nearly_the_same(place):
+    together, alone = (launched(place, SMALL, fuse=fuse, workers=0, bare=True) for fuse in (2, "off"))
+    assert (together.group_size, alone.group_size) == (2, 1)
+    assert largest_difference(together.losses, alone.losses) < 1e-5
+
+
+@pytest.mark.usefixtures("forked_sides")
 def test_a_side_that_fails_says_what_it_printed(place):
     broken = SweepFile("lr=[0.1]", epochs=1, samples=40, network="lambda: 1 / 0", settings="batch_size=20")
-    with pytest.raises(ArmError, match="division by zero"):
-        launched(place, broken)
+    with pytest.raises(ArmError, match=r"exit status [12]\n(.|\n)*division by zero"):
+        launched(place, broken, workers=0)
 
 
 @pytest.mark.parametrize("network", FAMILIES.values(), ids=[*FAMILIES])
@@ -165,16 +202,33 @@ def is_training(project):
     return list(project.root.glob(".runmanager-bench-*/*/runs/bench/*/journal.jsonl"))
 
 
-SHORT = ()
-LONG = pytest.mark.skipif(
-    os.environ.get("RUNMANAGER_LONG") != "1", reason="takes minutes; set RUNMANAGER_LONG=1 to run it (its twin has run)"
-)
+ALIKE = Done(whole=2.0, training=1.0, run=0.5, losses=[[0.5] * 11] * 8, val_losses=[[0.5] * 11] * 8, group_size=8)
+COSTS = {"ours": 1.0, "others": 1.0, "beyond": 1e-6, "by_hand": 1e-6, "step": 1e-6}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+def test_of_sides_that_are_alike_a_row_tells_that(row, place, monkeypatch):
+    monkeypatch.setattr(rows, "launched", lambda *_, **__: ALIKE)
+    monkeypatch.setattr(rows, "looped", lambda *_, **__: ALIKE)
+    monkeypatch.setattr(rows, "_repeated", lambda setting, *_: [COSTS] * setting.rounds)
+    for device in ("cpu", "cuda"):
+        lines = list(row.measure(Setting(place, 2, True, device, 2)))
+        assert lines
+        for line in lines:
+            assert line.median == pytest.approx({"": 0, " %": 100}.get(line.unit, 1)), line
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "row", [pytest.param(row.name, marks=SHORT if row.name == "differences" else LONG) for row in ROWS]
-)
+@pytest.mark.usefixtures("forked_sides")
+def test_the_command_measures_a_row(command):
+    said = command("bench", "--quick", "--rounds", "1", "--only", "tensorboard")
+    assert said.status == 0, said.out
+    assert "TensorBoard, ours to SummaryWriter" in said.out
+    assert "failed" not in said.out
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("row", [row.name for row in ROWS])
 def test_a_row_can_be_measured(row, command):
     said = command("bench", "--quick", "--rounds", "1", "--only", row)
     assert said.status == 0, said.out

@@ -17,6 +17,8 @@ from runmanager import RunBuilder, Trainer
 from runmanager.launching import find_fusion
 from runmanager.launching.find_fusion import Finder
 from runmanager.launching.fusion import AUTO, OFF, Kind
+from runmanager.training.arithmetics import ALONE
+from runmanager.training.choice import Choice
 
 torch.set_num_threads(1)
 INPUTS = torch.rand(60, 4, generator=torch.Generator().manual_seed(0))
@@ -100,6 +102,14 @@ APART = {
 }
 
 
+@pytest.fixture
+def untried(monkeypatch):
+    """No steps are tried: each kind is trained one by one."""
+    alone = Choice(1, ALONE, "nothing was tried", 0.0, 1)
+    monkeypatch.setattr(find_fusion, "choose", lambda trial, most, forced: alone)
+
+
+@pytest.mark.usefixtures("untried")
 @pytest.mark.parametrize("what", APART)
 def test_runs_that_differ_in_what_decides_a_step_are_of_different_kinds(what):
     params, parts = APART[what]
@@ -300,6 +310,7 @@ def test_random_numbers_outside_go_on_as_if_nothing_had_been_tried():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.usefixtures("untried")
 def test_a_data_set_is_told_apart_by_what_its_function_reads_and_not_by_the_rates():
     calls = []
 

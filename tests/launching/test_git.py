@@ -21,6 +21,7 @@ def repository(tmp_path, monkeypatch):
         monkeypatch.setenv(f"{name}_NAME", "Ada")
         monkeypatch.setenv(f"{name}_EMAIL", "ada@example.org")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setattr("runmanager.launching.git._MAX_SECONDS", 60.0)  # on a busy machine too
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
@@ -91,13 +92,22 @@ def test_a_slow_git_is_killed_with_its_children(repository, monkeypatch, tmp_pat
     slow.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {tmp_path}/child\necho '# branch.oid abc'\nwait\n")
     slow.chmod(slow.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(slow.parent), prepend=os.pathsep)
+    monkeypatch.setattr("runmanager.launching.git._MAX_SECONDS", 1.0)
     start = time.monotonic()
     assert GitQuery(repository.folder).result() == {}
-    assert time.monotonic() - start < 3
-    state = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
-    deadline = time.monotonic() + 2
-    while state.exists() and state.read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline, "the child of git still runs"
+    assert time.monotonic() - start < 30
+    child = int((tmp_path / "child").read_text())
+    while runs(child):
+        assert time.monotonic() - start < 45, "the child of git still runs"
+        time.sleep(0.01)
+
+
+def runs(pid):
+    """Whether a process is there, and has not just ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
 
 
 def test_the_repository_of_a_hook_is_not_taken_for_the_projects(repository, tmp_path, monkeypatch):
@@ -283,17 +293,17 @@ def test_files_for_secrets_are_left_out(repository):
 def test_a_long_diff_is_cut_and_says_so(repository):
     commit(repository, net="")
     (repository.folder / "net.py").write_text("width = 6  # as wide as it was before\n" * 60_000)
-    start = time.monotonic()
+    start = time.process_time()
     diff = redacted_diff(repository.folder)
     assert len(diff) < 1_000_100 and diff.endswith("(cut here: longer than 1000000 bytes)\n")
     assert diff.split("\n")[-3] == "+width = 6  # as wide as it was before"
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize(
     "text", ["token", "://a:", "-", "token=[(", "+" + "A" * 64 + "\n", "eyJaaaaaaaa.", " token = [\n"]
 )
 def test_a_strange_text_takes_no_time(text):
-    start = time.monotonic()
+    start = time.process_time()
     redacted("+" + text * (100_000 // len(text)))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5

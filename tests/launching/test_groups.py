@@ -5,16 +5,11 @@ import json
 import pytest
 
 from runmanager import load_results
-from tests.launching.grouped import all_completed, attempts, ends, mend, sizes, write
+from tests.launching.grouped import all_completed, attempts, ends, measured, mend, sizes, whole, write
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
 NEIGHBOURS = (1, 3, 4)
 IN_BOTH_WAYS = pytest.mark.parametrize(("workers", "fuse"), [(0, 4), (2, 2)], ids=["here", "in workers"])
-
-
-def losses_of(project, name, numbers):
-    """All that an epoch measures of these runs."""
-    runs = {run.number: run for run in project.history(name).runs}
-    return {number: [(row.loss, row.accuracy, row.metrics) for row in runs[number].rows] for number in numbers}
 
 
 CALM_SCHEDULE = "lambda run, optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)"
@@ -22,9 +17,8 @@ CALM_SCHEDULE = "lambda run, optimizer: torch.optim.lr_scheduler.LambdaLR(optimi
 
 def neighbours_are_as_without_it(project, **parts):
     """To the last bit."""
-    write(project, name="whole", **parts)
-    project.launch("whole", fuse=4)
-    assert losses_of(project, "tiny", NEIGHBOURS) == losses_of(project, "whole", NEIGHBOURS)
+    found, expected = measured(project), whole(project, **parts)
+    assert [found[number] for number in NEIGHBOURS] == [expected[number] for number in NEIGHBOURS]
 
 
 @IN_BOTH_WAYS
@@ -186,16 +180,16 @@ def test_the_best_runs_keep_their_states(project):
     assert kept == {run.number for run in best}
 
 
-@pytest.mark.parametrize(("every", "saved"), [(0, set()), (2, {"epoch-0003.pt"}), (1, {"epoch-0003.pt"})])
+@pytest.mark.parametrize(
+    ("every", "saved"), [(0, set()), (2, {"epoch-0003.pt"}), pytest.param(1, {"epoch-0003.pt"}, marks=pytest.mark.long)]
+)
 def test_states_are_saved_as_often_as_asked_and_at_the_end(every, saved, project):
     write(project, sweep="")
     project.launch(fuse=4, checkpoint_every=every, keep="all")
     for folder in project.folders():
         found = {path.name for path in (folder / "checkpoints").glob("*.pt")}
         assert found == saved
-    write(project, name="whole")
-    project.launch("whole", fuse=4)
-    assert project.losses() == project.losses("whole")
+    assert measured(project) == whole(project)
 
 
 def choice(project, name="tiny"):
@@ -219,12 +213,14 @@ def test_what_was_found_is_said_recorded_and_kept_by_the_next_launch(project, ca
     assert choice(project)[key]["reason"] == "as it was"
 
 
-@pytest.mark.parametrize("damaged", [7, {"key": {"size": 0}}, None, [], {"key": None}])
+@pytest.mark.parametrize(
+    "damaged", [{"size": 0}, *(pytest.param(one, marks=pytest.mark.long) for one in (7, None, [], {"key": None}))]
+)
 def test_a_damaged_record_of_the_choice_is_made_anew(damaged, project):
     write(project)
     project.launch(limit=2)
     record = json.loads((project.root / "runs/tiny/sweep.json").read_text())
-    record["fusion"] = dict.fromkeys(record["fusion"], damaged) or damaged
+    record["fusion"] = dict.fromkeys(record["fusion"], damaged)
     (project.root / "runs/tiny/sweep.json").write_text(json.dumps(record))
     project.launch()
     assert all_completed(project)

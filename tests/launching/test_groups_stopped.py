@@ -3,7 +3,7 @@
 import os
 import re
 import signal
-import time
+import subprocess
 from contextlib import ExitStack
 from types import MappingProxyType
 
@@ -11,23 +11,34 @@ import pytest
 
 from runmanager import RunBuilder, RunManager
 from runmanager.launching.signals import SweepStopped
-from tests.launching.grouped import ALL_RATES, all_completed, attempts, ends, mend, sizes, write
+from tests.launching.grouped import all_completed, attempts, ends, mend, sizes, whole, write
+from tests.launching.leaping_clock import HANGS, leap
 
 FOURS = {number: [4] * 3 for number in (1, 2, 3, 4)}
-SLOW = {"does": "time.sleep(0.02)", "rates": ALL_RATES}
+WAITS = """
+def wait_to_be_stopped():
+    from runmanager.launching.worker import in_worker, stop_asked
+
+    while not (stop_asked() if in_worker() else (ROOT / "told").exists()):
+        time.sleep(0.01)
+
+
+def epochs_of(run):
+    (journal,) = ROOT.glob(f"runs/tiny/*lr={run.lr}*/journal.jsonl")
+    return journal.read_text().count('"epoch_seconds"')
+"""
+pytestmark = pytest.mark.usefixtures("forked_workers")
 IN_BOTH_WAYS = pytest.mark.parametrize("workers", [0, 1])
 
 
 def launched(project, workers, *options, fuse=4, name="tiny"):
     command = ("launch", name, "--no-tensorboard", "--workers", str(workers), "--fuse", str(fuse), *options)
-    return project.started(*command)
+    return project.forked(*command)
 
 
-def whole(project, **parts):
+def whole_losses(project, **parts):
     """The losses of the same sweep that nothing befell."""
-    write(project, name="whole", **parts)
-    project.launch("whole", fuse=4)
-    return project.losses("whole")
+    return {number: [loss for loss, *_ in rows] for number, rows in whole(project, **parts).items()}
 
 
 def under_way(project, epoch=1):
@@ -40,22 +51,23 @@ def under_way(project, epoch=1):
 
 @pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGTERM), (1, signal.SIGINT)])
 def test_a_group_that_is_stopped_ends_with_its_epoch_and_goes_on_together(workers, number, project):
-    write(project, **SLOW)
+    write(project, "wait_to_be_stopped()", more=WAITS)
     with launched(project, workers) as process:
         project.wait_for(lambda: under_way(project))
         process.send_signal(number)
+        project.wait_for(lambda: "once more stops now" in process.printed()[1])
+        (project.root / "told").touch()
         said = project.said(process)
     assert said.status == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], said.err
     assert "Traceback" not in said.out + said.err
     assert project.statuses() == dict.fromkeys((1, 2, 3, 4), "interrupted")
-    done = {len(run.rows) for run in project.history().runs}
-    assert len(done) == 1
+    assert {len(run.rows) for run in project.history().runs} == {2}
     mend(project)
     project.launch(fuse=4)
     assert all_completed(project)
     assert attempts(project) == [2] * 4
     assert sizes(project) == FOURS
-    assert project.losses() == whole(project)
+    assert project.losses() == whole_losses(project)
 
 
 def test_a_group_that_is_stopped_at_once_goes_on_after_the_epoch_before(project):
@@ -63,19 +75,19 @@ def test_a_group_that_is_stopped_at_once_goes_on_after_the_epoch_before(project)
     with launched(project, 1) as process:
         project.wait_for(lambda: under_way(project))
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+        project.wait_for(lambda: "once more stops now" in process.printed()[1])  # two at once would be one
         process.send_signal(signal.SIGINT)
         assert project.said(process).status == 130
     assert project.statuses() == dict.fromkeys((1, 2, 3, 4), "interrupted")
     mend(project)
     project.launch(fuse=4)
     assert all_completed(project)
-    assert project.losses() == whole(project)
+    assert project.losses() == whole_losses(project)
 
 
 def test_a_group_whose_states_are_saved_now_and_then_goes_on_after_what_was_saved(project):
     parts = {"epochs": "5"}
-    write(project, **SLOW, **parts)
+    write(project, "epochs_of(self.run) < 3 or time.sleep(60)", more=WAITS, **parts)
     with launched(project, 0, "--checkpoint-every", "2") as process:
         project.wait_for(lambda: under_way(project, 3))
         process.kill()
@@ -83,7 +95,7 @@ def test_a_group_whose_states_are_saved_now_and_then_goes_on_after_what_was_save
     mend(project)
     assert project.launch(fuse=4, checkpoint_every=2).trained == [1, 2, 3, 4]
     assert all_completed(project)
-    assert project.losses() == whole(project, **parts)
+    assert project.losses() == whole_losses(project, **parts)
 
 
 def test_a_group_without_saved_states_begins_anew(project):
@@ -92,7 +104,7 @@ def test_a_group_without_saved_states_begins_anew(project):
     assert not any((folder / "checkpoints").exists() for folder in project.folders())
     project.launch(fuse=4, checkpoint_every=0)
     assert all_completed(project)
-    assert project.losses() == whole(project)
+    assert project.losses() == whole_losses(project)
 
 
 DIES = "os.kill(os.getpid(), signal.SIGKILL)"
@@ -123,13 +135,14 @@ def test_a_run_that_kills_its_worker_each_time_takes_nobody_with_it_twice(projec
 @pytest.mark.parametrize(
     ("limit", "reason"),
     [
-        ({"epoch_timeout": 4}, "epoch 2 took longer than 4.00 s (--epoch-timeout)"),
-        pytest.param({"run_timeout": 6}, "the run took longer than 6.00 s (--run-timeout)", marks=pytest.mark.long),
+        ({"epoch_timeout": 50}, "epoch 2 took longer than 50.0 s (--epoch-timeout)"),
+        pytest.param({"run_timeout": 50}, "the run took longer than 50.0 s (--run-timeout)", marks=pytest.mark.long),
     ],
     ids=["epoch", "run"],
 )
-def test_of_a_group_that_hangs_only_the_run_that_hangs_alone_as_well_times_out(limit, reason, project):
-    write(project, "time.sleep(60)")
+def test_of_a_group_that_hangs_only_the_run_that_hangs_alone_as_well_times_out(limit, reason, project, monkeypatch):
+    leap(project.root, monkeypatch)
+    write(project, f"{HANGS}; time.sleep(60)")
     project.launch(fuse=4, workers=1, **limit)
     assert project.statuses() == {1: "completed", 2: "timed out", 3: "completed", 4: "completed"}
     assert ends(project, 1)[0] == ("interrupted", f"{reason}, {GO_ON_ALONE}")
@@ -159,8 +172,8 @@ def test_a_group_goes_without_a_member_that_another_launch_has(project):
     other.begin_run(RunBuilder.get_runs({"lr": [0.2]})[0])
     with launched(project, 0) as process:
         project.wait_for(lambda: project.statuses().get(4) == "completed")
-        time.sleep(0.3)
-        assert process.poll() is None  # it waits for run 2
+        with pytest.raises(subprocess.TimeoutExpired):  # it waits for run 2
+            process.wait(0.3)
         other.end_run()
         assert project.said(process).status == 0
     other.close()
@@ -254,7 +267,7 @@ def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before_and_nob
     newest_state(project.folders()[1]).write_bytes(b"nonsense")
     project.launch(fuse=4)
     assert all_completed(project)
-    losses = whole(project, **parts)
+    losses = whole_losses(project, **parts)
     for number, own in project.losses().items():
         assert own == pytest.approx(losses[number], rel=1e-5)
 

@@ -82,6 +82,13 @@ def test_a_status_that_cannot_be_tried_again_lists_those_that_can(status):
     assert faults == [f"--retry-status {status}: choose failed, out-of-memory, killed, timed-out, diverged"]
 
 
+def test_the_choice_that_was_perhaps_meant_is_told():
+    faults = []
+    parse_on_error("stopp", faults)
+    parse_statuses(False, "timout", faults)
+    assert [fault.rpartition("; ")[2] for fault in faults] == ["did you mean 'stop'?", "did you mean 'timed-out'?"]
+
+
 @pytest.mark.parametrize(("text", "meant"), [("all", None), ("10", 10), (0, 0), ("0", 0)])
 def test_how_many_runs_keep_their_states(text, meant):
     faults = []

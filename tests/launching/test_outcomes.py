@@ -1,6 +1,12 @@
 """What follows from how runs end: tries again, stopping the sweep, whose saved states are kept."""
 
+import re
+import time
+
 import pytest
+
+from runmanager.launching import launch as launching
+from runmanager.tracking.writers import Writers
 
 EPOCHS = """\
 for epoch in range(m.num_epochs, 2):
@@ -21,14 +27,16 @@ SIX = "{'k': [1, 2, 3, 4, 5, 6]}"
 IN_BOTH_WAYS = pytest.mark.parametrize("workers", [0, 1])
 
 
-def launched(project, workers, *options):
-    return project.process("launch", "tiny", "--no-tensorboard", "--workers", str(workers), *options)
+@pytest.fixture
+def launched(command):
+    """Launches the sweep by the command, in this process and so many workers."""
+    return lambda workers, *options: command("launch", "tiny", "--no-tensorboard", "--workers", str(workers), *options)
 
 
 @IN_BOTH_WAYS
-def test_a_run_that_fails_is_tried_again_at_once_as_often_as_was_asked(workers, project):
+def test_a_run_that_fails_is_tried_again_at_once_as_often_as_was_asked(workers, project, launched):
     project.by_function(ONCE_BROKEN, before=PATH)
-    said = launched(project, workers, "--retries", "2")
+    said = launched(workers, "--retries", "2")
     assert project.statuses() == {1: "completed", 2: "completed"}
     assert [run.attempts for run in project.history().runs] == [3, 1]
     assert [run.metrics for run in project.history().runs] == [{"score": 0.1}, {"score": 0.01}]
@@ -37,26 +45,26 @@ def test_a_run_that_fails_is_tried_again_at_once_as_often_as_was_asked(workers, 
 
 
 @IN_BOTH_WAYS
-def test_a_run_that_has_succeeded_is_not_tried_once_more(workers, project):
+def test_a_run_that_has_succeeded_is_not_tried_once_more(workers, project, launched):
     project.by_function(ONCE_BROKEN, before=PATH)
-    said = launched(project, workers, "--retries", "5")
+    said = launched(workers, "--retries", "5")
     assert [run.attempts for run in project.history().runs] == [3, 1]
     assert said.status == 0
 
 
 @IN_BOTH_WAYS
-def test_a_run_that_fails_once_more_than_that_has_failed(workers, project):
+def test_a_run_that_fails_once_more_than_that_has_failed(workers, project, launched):
     project.by_function(ONCE_BROKEN, before=PATH)
-    said = launched(project, workers, "--retries", "1")
+    said = launched(workers, "--retries", "1")
     assert said.status == 1
     assert project.statuses() == {1: "failed", 2: "completed"}
     assert [run.attempts for run in project.history().runs] == [2, 1]
 
 
 @IN_BOTH_WAYS
-def test_a_run_is_told_of_once_for_each_time_it_is_tried(workers, project):
+def test_a_run_is_told_of_once_for_each_time_it_is_tried(workers, project, launched):
     project.by_function(ONCE_BROKEN, before=PATH)
-    said = launched(project, workers, "--retries", "2")
+    said = launched(workers, "--retries", "2")
     assert said.out.count("run 1 failed") == 2
     assert said.out.count("run 1 completed") == 1
     assert said.out.count("run 1: lr=0.1") == 3
@@ -94,18 +102,18 @@ def test_failures_stop_the_sweep_as_was_asked(on_error, tried, project):
 
 
 @IN_BOTH_WAYS
-def test_a_sweep_that_failures_have_stopped_says_why_and_ends_with_one(workers, project):
+def test_a_sweep_that_failures_have_stopped_says_why_and_ends_with_one(workers, project, launched):
     project.by_function("if run.k == 2:\n    raise ValueError('no')", params=SIX)
-    said = launched(project, workers, "--on-error", "stop")
+    said = launched(workers, "--on-error", "stop")
     assert said.status == 1
     assert "stopped (1 run failed (--on-error)); the same command goes on" in said.out
     assert project.statuses() == {1: "completed", 2: "failed"}
 
 
 @IN_BOTH_WAYS
-def test_a_run_that_succeeds_when_it_is_tried_again_stops_nothing(workers, project):
+def test_a_run_that_succeeds_when_it_is_tried_again_stops_nothing(workers, project, launched):
     project.by_function(ONCE_BROKEN, before=PATH)
-    said = launched(project, workers, "--retries", "2", "--on-error", "stop")
+    said = launched(workers, "--retries", "2", "--on-error", "stop")
     assert project.statuses() == {1: "completed", 2: "completed"}
     assert "stopped" not in said.out
     assert said.status == 0
@@ -122,10 +130,10 @@ def test_a_run_that_diverged_is_no_failure(project):
 
 
 @IN_BOTH_WAYS
-def test_a_loss_that_is_not_finite_ends_a_run_at_once_when_asked(workers, project):
+def test_a_loss_that_is_not_finite_ends_a_run_at_once_when_asked(workers, project, launched):
     body = "for epoch in range(5):\n    m.begin_epoch()\n    m.log(loss=1.0 if epoch < 2 else float('inf'))\n    m.end_epoch()"
     project.by_function(body)
-    said = launched(project, workers, "--stop-diverged")
+    said = launched(workers, "--stop-diverged")
     (run, other) = project.history().runs
     assert (run.status, other.status) == ("diverged", "diverged")
     assert len(run.rows) == 3
@@ -214,9 +222,9 @@ def test_states_are_saved_as_often_as_asked_and_at_the_end(project):
 
 @IN_BOTH_WAYS
 @pytest.mark.parametrize("leaves", ["raise SystemExit(0)", "raise SystemExit('no more')"])
-def test_a_function_that_wants_to_leave_its_process_ends_one_run_alone(leaves, workers, project):
+def test_a_function_that_wants_to_leave_its_process_ends_one_run_alone(leaves, workers, project, launched):
     project.by_function(f"if run.lr == 0.1:\n    {leaves}\nm.log(score=1)")
-    said = launched(project, workers)
+    said = launched(workers)
     statuses = project.statuses()
     assert statuses.get(2) == "completed"
     assert statuses[1] in ("failed", "interrupted")
@@ -225,14 +233,27 @@ def test_a_function_that_wants_to_leave_its_process_ends_one_run_alone(leaves, w
 
 
 @IN_BOTH_WAYS
-def test_what_a_run_read_before_it_failed_is_not_said_to_be_unread(workers, project):
+def test_what_a_run_read_before_it_failed_is_not_said_to_be_unread(workers, project, launched):
     project.by_function("float(run.lr)\nraise ValueError('no')")
-    assert "never read" not in launched(project, workers).out
+    assert "never read" not in launched(workers).out
 
 
-def test_what_a_killed_run_has_read_is_not_said_to_be_unread(project):
+def test_what_a_killed_run_has_read_is_not_said_to_be_unread(project, launched):
     project.by_function("float(run.lr)\nimport os\nos._exit(1)")
-    assert "never read" not in launched(project, 1).out
+    assert "never read" not in launched(1).out
+
+
+def test_what_tracking_takes_is_told_as_a_share_of_all_that_the_runs_take(project, monkeypatch, capsys):
+    """What comes before the first epoch, as the network's graph, is left out of a run's own duration."""
+    monkeypatch.setattr(launching, "_LEAST_OVERHEAD_SECONDS", 0.05)
+    monkeypatch.setattr(Writers, "watch", lambda self, member: time.sleep(0.2))
+    project.by_function(
+        "time.sleep(0.1)\nm.watch(None, None)\nm.begin_epoch()\nm.log(v=1)\nm.end_epoch()", before="import time"
+    )
+    history = project.launch(quiet=False)
+    assert all(run.overhead_seconds >= 0.2 for run in history.runs)
+    share = float(re.search(r"tracking took ([\d.]+)% of the runs' time", capsys.readouterr().out)[1])
+    assert share < 100
 
 
 def test_the_best_runs_are_known_by_a_metric_of_the_run_too(project):

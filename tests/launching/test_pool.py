@@ -359,7 +359,7 @@ def test_stacks_are_dumped_while_a_c_function_holds_the_gil(pool, tmp_path):
     pids_in(tmp_path / "held")
     time.sleep(0.05)
     assert pool.signal(call, signal.SIGUSR1)
-    time.sleep(0.1)
+    eventually(lambda: b" in hold_gil\n" in os.pread(call.worker._output, 10_000, 0))
     pool.kill(call)
     assert "(most recent call first):" in (output := died(call).output)
     assert " in hold_gil\n" in output
@@ -411,7 +411,7 @@ def test_the_children_of_a_worker_end_with_it(pool, tmp_path, end):
         assert call.result(SECONDS) == pids[1]
         assert all(map(lives, pids))
         pool.shutdown()
-    eventually(lambda: not any(map(lives, pids)), 2)
+    eventually(lambda: not any(map(lives, pids)))
 
 
 def test_a_pool_that_is_shut_down_has_done_all_its_calls(make_pool):
@@ -454,11 +454,11 @@ def test_a_pool_is_terminated_at_once(make_pool, tmp_path):
     pids = [pid for index in range(2) for pid in pids_in(tmp_path / f"children{index}")]
     started = time.monotonic()
     pool.terminate()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5  # ten are what it waits for one that does not die
     assert wait(calls, SECONDS, ALL_COMPLETED).not_done == set()
     assert [died(call).returncode for call in calls[:2]] == [-signal.SIGKILL] * 2
     assert [call.cancelled() for call in calls[2:]] == [True, True]
-    eventually(lambda: not any(map(lives, pids)), 2)
+    eventually(lambda: not any(map(lives, pids)))
 
 
 def test_a_worker_outlives_the_thread_that_asked_for_it(pool):
@@ -490,7 +490,7 @@ def driver(tmp_path):
     yield process, pids
     process.kill()
     process.wait()
-    eventually(lambda: not any(map(lives, pids)), 5)
+    eventually(lambda: not any(map(lives, pids)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
@@ -499,7 +499,7 @@ def test_nothing_is_left_of_a_driver_that_is_killed(driver, number):
     assert len(pids) == 4 + 1 + 2 * 2  # workers, guard, children with one child each
     process.send_signal(number)
     process.wait(SECONDS)
-    eventually(lambda: not any(map(lives, pids)), 5)
+    eventually(lambda: not any(map(lives, pids)))
 
 
 def guard_of(pid: int) -> int:
@@ -513,7 +513,7 @@ def test_the_workers_themselves_end_with_the_driver_even_if_the_guard_is_gone(dr
     os.kill(guard_of(process.pid), signal.SIGKILL)
     process.kill()
     process.wait()
-    eventually(lambda: not any(map(lives, workers)), 5)
+    eventually(lambda: not any(map(lives, workers)))
     for pid in filter(lives, pids):
         os.kill(pid, signal.SIGKILL)
 

@@ -209,26 +209,26 @@ def test_a_dry_run_records_nothing(project):
     assert plan(project) == before
 
 
-def test_a_changed_sweep_is_refused_with_workers_too(project):
+def test_a_changed_sweep_is_refused_with_workers_too(project, command):
     write(project)
-    assert project.process("launch", "tiny", "--no-tensorboard", "--workers", "1", "--limit", "1").status == 0
+    assert command("launch", "tiny", "--no-tensorboard", "--workers", "1", "--limit", "1").status == 0
     write(project, factor=2)
-    said = project.process("launch", "tiny", "--no-tensorboard", "--workers", "2")
+    said = command("launch", "tiny", "--no-tensorboard", "--workers", "2")
     assert said.status == 2
     assert said.err.splitlines() == [
         "SweepError: sweep 'tiny' cannot start:",
         "  - sweeps/tiny.py has changed",
         f"  - {WAYS_OUT}",
     ]
-    said = project.process("launch", "tiny", "--no-tensorboard", "--workers", "2", "--accept-changes")
+    said = command("launch", "tiny", "--no-tensorboard", "--workers", "2", "--accept-changes")
     assert said.status == 0
     assert "accepted: sweeps/tiny.py has changed" in said.out
 
 
-def test_what_is_trained_here_goes_on_in_workers_without_a_question(project):
+def test_what_is_trained_here_goes_on_in_workers_without_a_question(project, command):
     write(project)
     project.launch(limit=1)
-    said = project.process("launch", "tiny", "--no-tensorboard", "--workers", "1")
+    said = command("launch", "tiny", "--no-tensorboard", "--workers", "1")
     assert said.status == 0, said.err
     assert set(project.statuses().values()) == {"completed"}
 
@@ -248,14 +248,14 @@ def commit(project):
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_the_revision_is_recorded_and_whether_something_was_not_committed(workers, project):
+def test_the_revision_is_recorded_and_whether_something_was_not_committed(workers, project, command):
     write(project)
     revision = commit(project)
-    command = ("launch", "tiny", "--no-tensorboard", "--workers", workers, "-q")
-    assert project.process(*command, "--limit", "1").status == 0
+    launch = ("launch", "tiny", "--no-tensorboard", "--workers", workers, "-q")
+    assert command(*launch, "--limit", "1").status == 0
     assert plan(project)["git"] == {"revision": revision, "branch": "main", "dirty": False}
     write(project, lrs="[0.1, 0.01, 0.5]")
-    assert project.process(*command).status == 0
+    assert command(*launch).status == 0
     assert plan(project)["git"] == {"revision": revision, "branch": "main", "dirty": True}
 
 
@@ -283,9 +283,9 @@ def test_the_diff_is_kept_only_when_asked_and_without_secrets(project):
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_python_the_libraries_and_the_devices_are_recorded_once_for_the_sweep(workers, project):
+def test_python_the_libraries_and_the_devices_are_recorded_once_for_the_sweep(workers, project, command):
     write(project)
-    said = project.process("launch", "tiny", "--no-tensorboard", "--workers", workers)
+    said = command("launch", "tiny", "--no-tensorboard", "--workers", workers)
     assert said.status == 0, said.err
     about = plan(project)
     assert {"runmanager", "python", "torch", "numpy"} <= set(about["versions"])

@@ -32,7 +32,7 @@ def slow(preds, labels):
     return F.cross_entropy(preds, labels)
 """
 SAME = {"before": BEFORE, "network": "network", "shuffle": "False", "sync_batchnorm": "True", "epochs": "3"}
-SLOW = {**SAME, "params": TWO, "loss": "slow", "epochs": "6"}
+SLOW = {**SAME, "params": TWO, "loss": "slow", "epochs": "12"}
 IN_BOTH_WAYS = pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.long)])
 LOST = "rank 1 of 2 is lost: the worker process was killed by SIGKILL"
 
@@ -65,15 +65,23 @@ def events_of(trace):
     return json.loads(trace.read_text())["traceEvents"]
 
 
+def command_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # gone meanwhile
+        return b""
+
+
 def rank_of(project):
     """The process that trains beside the one which has the run."""
-    workers = [pid for pid in project.alive() if b"launching.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    workers = [pid for pid in project.alive() if b"launching.worker" in command_of(pid)]
     parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in workers}
     return next(pid for pid in workers if parents[pid] in workers or len(workers) == 1)
 
 
-def started(project, workers, *options):
-    return project.started("launch", "tiny", "--no-tensorboard", "--workers", str(workers), *options)
+def started(project, workers):
+    start = project.started if workers else project.forked  # which spares an import of torch
+    return start("launch", "tiny", "--no-tensorboard", "--workers", str(workers))
 
 
 def wait_for_epoch(project, epoch=2):
@@ -84,7 +92,7 @@ def wait_for_epoch(project, epoch=2):
 
 
 def nothing_is_left(project):
-    project.wait_for(lambda: not project.alive(), 10)
+    project.wait_for(lambda: not project.alive())
 
 
 def stop(project, workers, num_signals=1):
@@ -100,7 +108,7 @@ def stop(project, workers, num_signals=1):
     assert project.statuses() == {1: "interrupted"}
 
 
-def test_a_run_on_two_processes_has_the_rows_of_one_on_one(project):
+def test_a_run_on_two_processes_has_the_rows_of_one_on_one(project, forked_workers):
     project.sweep(params=ONE_AND_TWO, **SAME)
     project.launch()
     assert_alike(project)
@@ -114,7 +122,7 @@ def test_a_run_that_was_stopped_in_a_worker_goes_on_to_the_rows_of_one_that_was_
     (project.root / "mended").touch()
     project.launch()
     gone_on = table(project)
-    assert gone_on["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert gone_on["epoch"].tolist() == list(range(1, 13))
     project.launch(fresh=True)
     pd.testing.assert_frame_equal(gone_on, table(project), check_exact=True)
 
@@ -131,14 +139,14 @@ def test_in_a_worker_the_rows_are_those_here(project):
 
 
 @pytest.mark.slow
-def test_ctrl_c_here_ends_the_epoch_and_the_same_command_goes_on(project):
+def test_ctrl_c_here_ends_the_epoch_and_the_same_command_goes_on(project, request):
     project.sweep(**SLOW)
     stop(project, 0)
     (project.root / "mended").touch()
-    assert project.process("launch", "tiny", "--workers", "0").status == 0
+    request.getfixturevalue("forked_workers")
+    project.launch()
     assert project.statuses() == {1: "completed"}
-    assert len(table(project)) == 6
-    nothing_is_left(project)
+    assert table(project)["epoch"].tolist() == list(range(1, 13))
 
 
 @pytest.mark.long
@@ -150,7 +158,7 @@ def test_a_second_ctrl_c_stops_all_at_once(workers, project):
 
 @pytest.mark.slow
 @IN_BOTH_WAYS
-def test_a_process_that_is_killed_fails_the_run_which_then_goes_on(workers, project):
+def test_a_process_that_is_killed_fails_the_run_which_then_goes_on(workers, project, request):
     project.sweep(**SLOW)
     with started(project, workers) as process:
         wait_for_epoch(project)
@@ -162,9 +170,10 @@ def test_a_process_that_is_killed_fails_the_run_which_then_goes_on(workers, proj
     assert (run.status, run.error) == ("failed", f"TrainerError: {LOST} in the middle of a call")
     nothing_is_left(project)
     (project.root / "mended").touch()
-    assert project.process("launch", "tiny", "--workers", str(workers), "--retry-failed").status == 0
+    request.getfixturevalue("forked_workers")
+    project.launch(workers=workers, retry_failed=True)
     assert project.statuses() == {1: "completed"}
-    assert table(project)["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert table(project)["epoch"].tolist() == list(range(1, 13))
 
 
 @pytest.mark.slow
@@ -179,7 +188,7 @@ def test_a_launch_that_is_killed_leaves_no_process(workers, project):
     assert project.statuses() == {1: "interrupted"}
 
 
-def test_weights_that_thaw_and_their_average_are_those_of_one_process(project):
+def test_weights_that_thaw_and_their_average_are_those_of_one_process(project, forked_workers):
     """Without validation: the averaged network's statistics are measured right after the steps."""
     recipes = {"average": "'swa'", "swa_start": "2", "freeze": "'0.*'", "unfreeze": "{2: '0.*'}", "profile": "2"}
     project.sweep(params=ONE_AND_TWO, sweep="", **SAME, **recipes, validation="0")
@@ -194,8 +203,7 @@ def test_weights_that_thaw_and_their_average_are_those_of_one_process(project):
         assert {event.get("name") for event in events_of(folder / "profile.json")} >= {"step"}
 
 
-@pytest.mark.slow
-def test_what_is_measured_and_shown_is_as_in_one_process(project):
+def test_what_is_measured_and_shown_is_as_in_one_process(project, forked_workers):
     recipes = {
         "metrics": "['f1', 'confusion']",
         "show_predictions": "4",

@@ -26,7 +26,7 @@ class Fixed(nn.Linear):
 
 
 @each_way
-def test_a_run_without_progress_is_stopped_and_only_that_one(way, project):
+def test_a_run_without_progress_is_stopped_and_only_that_one(way, project, forked_workers):
     project.sweep(**PATIENT)
     history = project.launch(**WAYS[way])
     assert project.statuses() == {1: "stopped", 2: "completed"}

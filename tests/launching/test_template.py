@@ -1,5 +1,7 @@
 """`runmanager init` lays out a project that runs."""
 
+import sys
+
 import pytest
 
 from runmanager.launching.template import TemplateError, lay_out
@@ -31,7 +33,8 @@ def test_a_folder_that_has_other_things_in_it_keeps_them(tmp_path):
 
 @pytest.mark.slow
 def test_a_new_project_runs(project):
-    said = project.process("init", "new")
+    with project.forked("init", "new") as process:
+        said = project.said(process)
     assert said.status == 0, said.err
     assert "next: cd new && runmanager launch sweeps/quickstart.py" in said.out
     project.root /= "new"
@@ -41,15 +44,19 @@ def test_a_new_project_runs(project):
     assert len(project.folders("quickstart")) == 1
     rows = (project.root / "results" / "quickstart.csv").read_text().splitlines()
     assert len(rows) == 2
-    said = project.process("results", "quickstart")
+    with project.forked("results", "quickstart") as process:
+        said = project.said(process)
     assert "completed" in said.out
     assert "val_accuracy" in said.out
 
 
-@pytest.mark.slow
-def test_the_dry_run_of_a_new_project_lists_the_eight_runs(project):
+def test_the_dry_run_of_a_new_project_lists_the_eight_runs(project, monkeypatch):
     lay_out(project.root / "new")
     project.root /= "new"
-    said = project.process("launch", "quickstart", "--dry-run")
+    for name in [name for name in sys.modules if name.split(".")[0] in ("networks", "sweeps")]:
+        monkeypatch.delitem(sys.modules, name)
+    with project.forked("launch", "quickstart", "--dry-run") as process:
+        said = project.said(process)
+    assert said.status == 0, said.err
     assert said.out.count("Run(lr=") == 8
     assert "8 runs: 8 to train" in said.out

@@ -7,7 +7,7 @@ from runmanager.launching.slots import make_slots
 NUM_THREADS = "import torch\nreturn {'threads': torch.get_num_threads()}"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_torch_computes_with_a_workers_share_of_the_cores(workers, project, monkeypatch):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)

@@ -82,9 +82,11 @@ def test_a_file_system_that_makes_a_new_file_twice_fails(tmp_path, monkeypatch):
 
 
 def test_a_file_system_that_replaces_in_two_steps_fails(tmp_path, monkeypatch):
+    gaps = iter([0, 0.5])  # at the first the reader has not begun
+
     def replace(path, text):
         path.unlink(missing_ok=True)
-        time.sleep(0.001)
+        time.sleep(next(gaps, 0))
         path.write_text(text)
 
     monkeypatch.setattr(machine, "replace_text", replace)

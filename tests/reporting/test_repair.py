@@ -270,24 +270,32 @@ def test_a_sweep_that_cannot_be_looked_at_hides_no_other(sweep):
     assert said[-1] == "ok: 4 runs, tables up to date"
 
 
-SLOW = (
-    "for epoch in range(40):\n    m.begin_epoch()\n    time.sleep(0.02)\n    m.log(val_loss=run.lr)\n    m.end_epoch()"
-)
+HELD = """
+for epoch in range(20):
+    m.begin_epoch()
+    while run.lr > 0.1 and epoch == 10 and not GO.exists():
+        time.sleep(0.01)
+    m.log(val_loss=run.lr)
+    m.end_epoch()
+"""
 
 
 def test_after_a_real_kill_the_tables_are_made_right_and_the_next_launch_goes_on(project):
-    project.by_function(SLOW, before="import time", params="{'lr': [0.1, 0.2, 0.3]}")
+    go = project.root / "go"
+    before = f"import time\nfrom pathlib import Path\nGO = Path({str(go)!r})"
+    project.by_function(HELD, before=before, params="{'lr': [0.1, 0.2, 0.3]}")
     command = [sys.executable, "-m", "runmanager", "launch", "tiny", "--workers", "2", "-q", "--no-tensorboard"]
     launch = subprocess.Popen(command, cwd=project.root, env=project.environment())
     table = project.root / "results" / "tiny.csv"
-    until(lambda: table.exists() and table.read_text().count("\n") > 5, seconds=30)
+    until(lambda: table.exists() and table.read_text().count("\n") > 5)
     launch.send_signal(signal.SIGKILL)
     launch.wait()
     sweep_dir = SweepDir(project.root, "tiny")
-    until(lambda: not read_sweep(sweep_dir).count("running"), seconds=10)
+    until(lambda: not read_sweep(sweep_dir).count("running"))
     assert any("tiny.runs.csv does not have the status of run" in line for line in check(project.root))
     assert check(project.root, repair=True)[-1].endswith("tables up to date")
     rows = sum(len(run.rows) for run in read_sweep(sweep_dir).runs)
     assert len(load_results(table)) == rows >= 5
+    go.touch()
     assert project.process("launch", "tiny", "--workers", "2", "-q", "--no-tensorboard").status == 0
     assert check(project.root) == ["ok: 3 runs, tables up to date"]

@@ -115,9 +115,9 @@ def test_a_run_that_was_resumed_hundreds_of_times_is_counted_in_no_time() -> Non
     words: list[str] = []
     for attempt in range(1, 401):
         words += ["begin", *([f"resume{len(words)}"] if attempt > 1 else []), f"e{attempt}", f"c{attempt}"]
-    began = time.perf_counter()
+    began = time.process_time()  # other processes may have the machine meanwhile
     kept = counted(journal(*words))
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert [record["epoch"] for record in kept if record["kind"] == "epoch"] == list(range(1, 401))
 
 

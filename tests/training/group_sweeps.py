@@ -138,6 +138,12 @@ class Sweep:
             for number, run in self.history().items()
         }
 
+    def losses(self):
+        """The losses of each run, in training and in validation, epoch by epoch."""
+        return {
+            number: [[row.loss, row.metrics["val_loss"]] for row in run.rows] for number, run in self.history().items()
+        }
+
     def bytes_of_states(self):
         return {path.parent.parent.name[:4]: path.stat().st_size for path in self.folder.glob("runs/*/*/checkpoints/*")}
 

@@ -70,12 +70,6 @@ def types_of(way, folder, make):
     return set(TYPES)
 
 
-def losses(sweep):
-    return {
-        number: [[row.loss, row.metrics["val_loss"]] for row in run.rows] for number, run in sweep.history().items()
-    }
-
-
 def assert_near(found, expected):
     assert_close(found, expected, 4 * EPSILON)
 
@@ -91,7 +85,7 @@ def test_each_layer_hands_on_the_type_that_it_does_alone(name, tmp_path):
 def test_each_run_reaches_what_it_does_alone_but_for_rounding(name, tmp_path):
     training = tiny(network=lambda run: NETWORKS[name](), amp="bf16")
     group, alone = Sweep(tmp_path / "group", training, runs_of()), Sweep(tmp_path / "alone", training, runs_of())
-    assert_near(losses(group.together()), losses(alone.alone()))
+    assert_near(group.together().losses(), alone.alone().losses())
     assert set(map(tuple, group.sizes().values())) == {(4, 4, 4)}
 
 
@@ -99,13 +93,13 @@ def test_each_run_reaches_what_it_does_alone_but_for_rounding(name, tmp_path):
 def test_losses_are_in_the_type_that_they_are_in_alone(name, tmp_path):
     training = tiny(loss=LOSSES[name] if name == "smoothed" else lambda run: LOSSES[name], amp="bf16", epochs=1)
     group, alone = Sweep(tmp_path / "group", training, runs_of()), Sweep(tmp_path / "alone", training, runs_of())
-    assert_close(losses(group.together()), losses(alone.alone()), EPSILON / 4)
+    assert_close(group.together().losses(), alone.alone().losses(), EPSILON / 4)
 
 
 def test_all_that_goes_on_beside_the_step_goes_on(tmp_path):
     training = trainer(network=network, average="swa", swa_start=2, accumulate=2, mixup=0.2, amp="bf16")
     group, alone = Sweep(tmp_path / "group", training, RUNS), Sweep(tmp_path / "alone", training, RUNS)
-    assert_near(losses(group.together()), losses(alone.alone()))
+    assert_near(group.together().losses(), alone.alone().losses())
 
 
 def test_a_group_that_goes_on_reaches_the_same_bits(tmp_path):
@@ -125,5 +119,5 @@ def test_who_else_is_in_the_group_changes_no_bit(name, tmp_path):
 def test_those_who_stay_go_on_when_others_leave(tmp_path):
     training, runs = tiny(epochs=None, amp="bf16"), with_epochs(1, 3, 2, 3)
     group, alone = Sweep(tmp_path / "group", training, runs), Sweep(tmp_path / "alone", training, runs)
-    assert_near(losses(group.together()), losses(alone.alone()))
+    assert_near(group.together().losses(), alone.alone().losses())
     assert group.sizes() == {1: [4], 2: [4, 3, 2], 3: [4, 3], 4: [4, 3, 2]}

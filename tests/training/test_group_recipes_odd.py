@@ -179,3 +179,24 @@ def test_a_run_whose_state_does_not_fit_any_more_ends_alone(tmp_path):
     later = Sweep(tmp_path, tiny(optimizer=adam), runs_of()).together()
     assert later.statuses() == {1: "completed", 2: "failed", 3: "completed", 4: "completed"}
     assert later.sizes() == {1: [4, 4, 3], 2: [4, 4], 3: [4, 4, 3], 4: [4, 4, 3]}
+
+
+class TimeFirst(nn.Module):
+    """Predictions [T, N, C], as recurrent layers give them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, inputs):
+        return self.layer(inputs.squeeze(1).transpose(0, 1))
+
+
+def test_pieces_whose_predictions_do_not_begin_with_samples_are_trained(tmp_path):
+    def loss(preds, targets):
+        return F.cross_entropy(preds.mean(0), targets)
+
+    parts = {"network": TimeFirst, "loss": lambda run: loss}
+    group, alone = both(tmp_path, tiny(**parts, accumulate=3), runs_of())
+    assert_close(group.losses(), alone.losses())
+    assert_close(alone.losses(), Sweep(tmp_path / "whole", tiny(**parts), runs_of()).alone().losses())

@@ -5,6 +5,7 @@ import os
 import random
 import select
 import signal
+import time
 from collections import namedtuple
 
 import numpy as np
@@ -17,7 +18,13 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, Weighte
 from runmanager import RunManager
 from runmanager.data.measuring import normalised
 from runmanager.data.splits import DataError, Splits
-from runmanager.training.loaders import LoadedBatches, NotResident, ResidentBatches, resident_splits
+from runmanager.training.loaders import (
+    LoadedBatches,
+    NotResident,
+    ResidentBatches,
+    _begin_loading,
+    resident_splits,
+)
 
 CPU = torch.device("cpu")
 
@@ -115,6 +122,31 @@ def test_the_loading_processes_die_with_a_run_that_is_killed():
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
     assert select.select([alive], [], [], 2)[0]
     os.close(alive)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="the system tells no process that its parent is gone")
+def test_a_loading_process_that_begins_when_its_run_is_dead_ends(tmp_path):
+    """torch's own look at the parent begins with whoever is the parent then."""
+
+    def load(parent):
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        (tmp_path / "is an orphan").touch()
+        _begin_loading(0)
+        (tmp_path / "goes on").touch()
+
+    alive, held = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            multiprocessing.get_context("fork").Process(target=load, args=[os.getpid()]).start()
+        finally:
+            os._exit(0)
+    os.close(held)
+    os.waitpid(pid, 0)
+    assert select.select([alive], [], [], 30)[0]
+    os.close(alive)
+    assert [path.name for path in tmp_path.iterdir()] == ["is an orphan"]
 
 
 class Pictures(Dataset):

@@ -422,7 +422,7 @@ def test_targets_that_are_no_classes_have_a_loss_and_no_accuracy(tmp_path):
         ({"loss": "bce"}, "; the targets are classes: choose loss='cross_entropy'"),
         ({"loss": "mse_loss"}, "; the targets are classes: choose loss='cross_entropy'"),
         ({"show_predictions": 4}, "show_predictions: the predictions cannot be shown: inputs have shape [2, 4]"),
-        ({"normalize": "mean"}, "normalize='mean' is not 'measured' or (means, stds)"),
+        ({"normalize": "mean"}, "normalize='mean' is not 'measured' or (means, stds); did you mean 'measured'?"),
         ({"normalize": "mesured"}, "; did you mean 'measured'?"),
         ({"normalize": ((0.5, 0.5), (0.1, 0.1))}, "normalize has 2 means, but inputs [4] have 4 channels"),
         ({"normalize": (0.5, 0)}, "normalize has a std of 0"),
@@ -461,6 +461,41 @@ def test_a_faulty_network_hides_no_faulty_metric(tmp_path):
     assert "freeze: 'nothing'" in faults
     assert "metrics='kapa'" in faults
     assert "mixup=-1" in faults
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"optimizer": "Adma", "scheduler": "cosin"},
+        {"network": "resnt18", "scheduler": "cosin"},
+        {"init": "kaming", "start_from": "x/1", "optimizer": "Adma", "scheduler": "cosin", "metrics": "presicion"},
+    ],
+)
+def test_a_name_that_is_unknown_hides_no_other(names, tmp_path):
+    faults = trainer(**names).faults([run_of()], 0, tmp_path)
+    assert len(faults) == len(names)
+    assert all(
+        any(repr(name) in fault or name in fault for fault in faults) for name in names.values() if name != "x/1"
+    )
+    assert ("start_from" in names) == any("no sweep 'x'" in fault for fault in faults)
+
+
+def test_a_new_head_that_cannot_be_made_is_the_only_fault_of_what_goes_by_it(tmp_path):
+    torch.save(nn.Linear(4, 2).state_dict(), tmp_path / "weights.pt")
+    (fault,) = trainer(head="five", start_from="weights.pt").faults([run_of()], 0, tmp_path)
+    assert "head" in fault
+
+
+@pytest.mark.parametrize("mixup", [lambda run: run.alfa, lambda run: 1 / 0])
+def test_a_fault_of_a_setting_is_named_once_however_many_parts_ask_for_it(mixup, tmp_path):
+    (fault,) = trainer(mixup=mixup).faults([run_of()], 0, tmp_path)
+    assert "mixup" in fault
+
+
+def test_a_monitor_that_is_near_what_is_measured_is_told_so(tmp_path):
+    training = trainer(metrics=["precision", "kappa"], patience=2, monitor="val_presision")
+    (fault,) = training.faults([run_of()], 0, tmp_path)
+    assert fault.startswith("monitor='val_presision': did you mean 'val_precision'?")
 
 
 def test_each_fault_is_named_once_however_many_runs_have_it(tmp_path):

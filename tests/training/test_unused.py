@@ -96,6 +96,31 @@ def test_of_a_name_that_nothing_reads_the_setting_or_the_argument_that_was_meant
 
 
 @pytest.mark.parametrize(
+    ("params", "parts", "said"),
+    [
+        (
+            {},
+            {"optimizer": partial(torch.optim.SGD, lr=0.9)},
+            "lr is in the grid, but nothing uses it.*; optimizer=partial\\(SGD, lr=0.9\\) fixes it: leave it out there",
+        ),
+        (
+            {"mode": ["min"]},
+            {"scheduler": "plateau"},
+            "mode is in the grid, but .*; a plateau's mode is that of its metric, as in monitor=\\('val_loss', 'min'\\)",
+        ),
+        (
+            {"eps": [1e-8]},
+            {"scheduler": "plateau"},
+            "eps is in the grid, but .*; a plateau's eps is called plateau_eps",
+        ),
+    ],
+)
+def test_of_a_name_that_is_said_elsewhere_the_message_says_where(params, parts, said, tmp_path):
+    with pytest.raises(SweepError, match=said):
+        check(params, tmp_path, **parts)
+
+
+@pytest.mark.parametrize(
     ("name", "written", "value"), [("optimizer", "optimiser", "SGD"), ("batch_size", "batchsize", 10)]
 )
 def test_what_has_to_be_said_and_is_misspelled_in_the_grid_is_told_by_that_name(name, written, value, tmp_path):

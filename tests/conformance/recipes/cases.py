@@ -17,7 +17,7 @@ from runmanager.training.seeding import run_seed
 NUM_EPOCHS, BATCH_SIZE, NUM_CLASSES, SWEEP_SEED = 3, 8, 3, 0
 
 
-def pictures(number: int = 60) -> tuple[Tensor, Tensor]:
+def pictures(number: int = 36) -> tuple[Tensor, Tensor]:
     """Inputs [N, 1, 4, 4] and classes [N]."""
     generator = torch.Generator().manual_seed(1)
     inputs = torch.rand(number, 1, 4, 4, generator=generator)

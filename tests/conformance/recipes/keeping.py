@@ -86,7 +86,7 @@ def swa(run) -> Plain:
 
 
 CASES = {
-    "patience": Case({"lr": [0.5], "patience": [1, 3]}, lambda project: {"epochs": MANY}, patience, leaves_early=True),
+    "patience": Case({"lr": [0.3], "patience": [1, 3]}, lambda project: {"epochs": MANY}, patience, leaves_early=True),
     "patience of an accuracy": Case(
         {"lr": [0.5], "patience": [1, 3], "monitor": ["val_accuracy"]},
         lambda project: {"epochs": MANY},

@@ -10,7 +10,7 @@ from torch.optim import lr_scheduler
 from tests.conformance.recipes.cases import NUM_EPOCHS, Case, Plain
 from tests.conformance.recipes.optimizers import BODY, HEAD, parameters
 
-NUM_STEPS = 6  # of an epoch
+NUM_STEPS = 4  # of an epoch
 ALL_STEPS = NUM_EPOCHS * NUM_STEPS
 GAMMA, STEP_SIZE, MILESTONES, T_0 = 0.5, 1, [1, 2], 2
 

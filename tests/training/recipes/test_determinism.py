@@ -147,6 +147,8 @@ def test_a_gpu_that_was_in_use_before_is_told(monkeypatch):
         assert lines == []
 
 
-def test_what_the_mode_cannot_see_to_is_said():
-    assert f"{torch.get_num_threads()} threads" in not_seen(torch.device("cpu"))[0]
+@pytest.mark.parametrize(("number", "said"), [(1, "and 1 thread only"), (4, "and 4 threads only")])
+def test_what_the_mode_cannot_see_to_is_said(number, said, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: number)
+    assert said in not_seen(torch.device("cpu"))[0]
     assert "the same kind of cuda device" in not_seen(torch.device("cuda"))[0]

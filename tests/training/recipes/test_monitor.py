@@ -24,6 +24,18 @@ def test_a_name_that_does_not_is_refused_with_what_to_say(name):
     assert f"say ({name!r}, 'max') or ({name!r}, 'min')" in str(caught.value)
 
 
+def test_a_name_that_is_near_a_metric_that_is_measured_is_told_so_first():
+    def measured():
+        return ["loss", "val_loss", "val_accuracy", "val_precision"]
+
+    for name, meant in (("val_acuracy", "val_accuracy"), ("val_presision", "val_precision")):
+        with pytest.raises(TrainerError) as caught:
+            parse(name, measured)
+        assert str(caught.value).startswith(f"monitor={name!r}: did you mean {meant!r}? If not, the name does not tell")
+    with pytest.raises(TrainerError, match=r"^monitor='val_score' does not tell"):
+        parse("val_score", measured)
+
+
 def test_a_pair_says_it_itself_even_against_the_name():
     assert parse(("val_score", "max")) == ("val_score", "max")
     assert parse(["val_loss", "max"]).mode == "max"

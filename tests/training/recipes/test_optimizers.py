@@ -449,6 +449,7 @@ FAULTS = [
     ({"lr": [0.1]}, {"optimizer": Own}, r"optimizer=Own needs rate, and the grid has lr; add rate=\[\.\.\.\]"),
     ({"lr": [-1.0]}, {}, "optimizer=SGD with lr=-1.0: Invalid learning rate"),
     ({"lr": ["0.1"]}, {}, "lr='0.1' is a string, and SGD takes a number, without quotes, for lr"),
+    ({"lr": [0.1, None]}, {}, "lr=None, and SGD takes a number for lr; give one, or leave it out"),
     ({"momentum": ["0.9"]}, {}, "momentum='0.9' is a string, and SGD takes a number"),
     ({"nesterov": ["False"]}, {}, "nesterov='False' is a string, and SGD takes True or False"),
     (

@@ -531,7 +531,7 @@ FAULTS = [
         {},
         "schedule goes by val_f1, which is not measured; .*add it to metrics",
     ),
-    ({"scheduler": ["plateau"], "monitor": ["val_los"]}, {}, "monitor='val_los' does not tell whether less or more"),
+    ({"scheduler": ["plateau"], "monitor": ["val_los"]}, {}, "monitor='val_los': did you mean 'val_loss'?"),
     (
         {"scheduler": ["plateau"], "monitor": ["val_loss"]},
         {"data": (INPUTS, TARGETS), "validation": 0},

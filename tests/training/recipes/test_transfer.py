@@ -160,6 +160,11 @@ def test_a_start_that_is_not_there_is_refused_with_the_choices(start_from, said,
         load_start(small_network(), start_from, strict=True, project=project)
 
 
+def test_where_nothing_was_launched_no_start_is_offered(tmp_path):
+    with pytest.raises(TrainerError, match=r"with the name of a sweep; none has been launched yet$"):
+        load_start(small_network(), "quickstart", strict=True, project=tmp_path)
+
+
 def test_a_sweep_without_an_objective_has_no_best_run(tmp_path):
     manager = RunManager("hand", root=tmp_path, tensorboard=False, quiet=True)
     with manager.tracking(one_run()):
