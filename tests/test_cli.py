@@ -163,7 +163,8 @@ def test_an_unknown_sweep_file_lists_those_there_are_and_the_nearest(asked, proj
     project.sweep(name="digits")
     said = command(asked, "sweeps/clothess.py")
     assert is_clean(said)
-    assert "are: sweeps/clothes.py, sweeps/digits.py; did you mean 'clothes'?" in said.err
+    assert "no file sweeps/clothess.py; did you mean 'clothes'? The sweeps of" in said.err
+    assert "are: sweeps/clothes.py, sweeps/digits.py" in said.err
 
 
 @pytest.mark.parametrize(

@@ -124,17 +124,16 @@ def other_argument(name: str, arguments: Iterable[str], others: Iterable[Any]) -
     Args:
         name: of the argument.
         arguments: those that a Trainer has.
-        others: what the sweep file knows; its networks and functions may have the argument.
+        others: what the sweep file knows; its networks may have the argument.
     """
     has, meant = list(arguments), _OTHER_NAMES.get(name, name)
     if meant in has:
         return f"; did you mean {meant!r}?"
-    own = [one for one in others if inspect.isfunction(one) or (isinstance(one, type) and issubclass(one, Module))]
-    makers: dict[str, Sequence[Any]] = {
-        "optimizer": _kinds(torch.optim, Optimizer),
-        "scheduler": _kinds(lr_scheduler, lr_scheduler.LRScheduler),
-        "loss": _kinds(torch.nn, _Loss),
-        "network": own,
+    makers = {
+        "optimizer": _kinds(vars(torch.optim).values(), Optimizer),
+        "scheduler": _kinds(vars(lr_scheduler).values(), lr_scheduler.LRScheduler),
+        "loss": _kinds(vars(torch.nn).values(), _Loss),
+        "network": _kinds(others, Module),
     }
     for part, kinds in makers.items():
         if any(meant in _arguments(kind) for kind in kinds):
@@ -151,8 +150,8 @@ def other_argument(name: str, arguments: Iterable[str], others: Iterable[Any]) -
     )
 
 
-def _kinds(module: Any, base: type) -> list[type]:
-    return [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, base)]
+def _kinds(among: Iterable[Any], base: type) -> list[type]:
+    return [one for one in among if isinstance(one, type) and issubclass(one, base)]
 
 
 def _made(trainer: "Trainer", parts: Parts) -> list[Any]:

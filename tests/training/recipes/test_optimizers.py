@@ -445,6 +445,7 @@ def sweep_of(folder, params, **parts):
 
 
 FAULTS = [
+    ({"optimizer": ["Adma"]}, {"optimizer": None}, r"optimizer='Adma' is unknown; .*did you mean 'Adam'\?"),
     ({"optimizer": ["SDG"]}, {"optimizer": None}, "optimizer='SDG' is unknown; .*did you mean 'SGD'"),
     ({"lr": [0.1]}, {"optimizer": Own}, r"optimizer=Own needs rate, and the grid has lr; add rate=\[\.\.\.\]"),
     ({"lr": [-1.0]}, {}, "optimizer=SGD with lr=-1.0: Invalid learning rate"),
