@@ -18,5 +18,5 @@ def nearest(name: Any, choices: Iterable[str]) -> str:
     begins = sorted((one for one in names if text.startswith(f"{one}_")), key=len)[-1:]
     near = [one for one in names if sorted(one) == sorted(text)]
     near = near or difflib.get_close_matches(text, names, n=1, cutoff=ALIKE) or begins
-    near = near or difflib.get_close_matches(text, names, n=1, cutoff=0.5 if len(names) == 1 else 0.6)
+    near = near or difflib.get_close_matches(text, names, n=1)
     return f"; did you mean {names[near[0]]!r}?" if near else ""

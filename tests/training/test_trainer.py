@@ -422,7 +422,7 @@ def test_targets_that_are_no_classes_have_a_loss_and_no_accuracy(tmp_path):
         ({"loss": "bce"}, "; the targets are classes: choose loss='cross_entropy'"),
         ({"loss": "mse_loss"}, "; the targets are classes: choose loss='cross_entropy'"),
         ({"show_predictions": 4}, "show_predictions: the predictions cannot be shown: inputs have shape [2, 4]"),
-        ({"normalize": "mean"}, "normalize='mean' is not 'measured' or (means, stds); did you mean 'measured'?"),
+        ({"normalize": "mean"}, "normalize='mean' is not 'measured' or (means, stds)"),
         ({"normalize": "mesured"}, "; did you mean 'measured'?"),
         ({"normalize": ((0.5, 0.5), (0.1, 0.1))}, "normalize has 2 means, but inputs [4] have 4 channels"),
         ({"normalize": (0.5, 0)}, "normalize has a std of 0"),
